@@ -1,0 +1,3 @@
+"""Adversarial model perturbation (AMP) for the Hugging Face Trainer."""
+
+__version__ = "0.1.0"
