@@ -1,7 +1,7 @@
-"""Metrics of a classifier, computed from its logits: accuracy, error rate, negative log-likelihood, calibration.
+"""Metrics of a classifier from its logits: accuracy, error rate, negative log-likelihood, calibration.
 
-Each is an [`evaluate.Metric`] whose code is here, so nothing is fetched from a network. `predictions` are logits of
-shape (images, classes) before softmax, `references` are integer labels of shape (images,).
+Each is an [`evaluate.Metric`] whose code is here, so nothing is fetched from a network. `predictions` are
+logits of shape (images, classes) before softmax, `references` are integer labels of shape (images,).
 """
 
 from __future__ import annotations
@@ -37,31 +37,29 @@ def _check(predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
     logits, labels = np.asarray(predictions), np.asarray(references)
     if logits.ndim != 2 or logits.shape[0] == 0 or logits.shape[1] == 0:
         raise ValueError(
-            f"`predictions` must be logits of shape (images, classes), got shape {logits.shape}; pass the model's "
-            "logits, not class numbers"
+            f"`predictions` must be logits of shape (images, classes), got shape {logits.shape}; pass the "
+            "model's logits, not class numbers"
         )
     if labels.shape != logits.shape[:1]:
         raise ValueError(
-            f"`references` must hold one integer label per image, shape {logits.shape[:1]}, got {labels.shape}; "
-            "metrics need the true labels, not mixed ones"
+            f"`references` must hold one integer label per image, shape {logits.shape[:1]}, got "
+            f"{labels.shape}; metrics need the true labels, not mixed ones"
         )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise TypeError(
-            f"`references` must be integers, got {labels.dtype}; convert the labels to class numbers"
-        )
+        raise TypeError(f"`references` must be integers, got {labels.dtype}; convert them to class numbers")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(
-            f"`references` must lie in [0, {logits.shape[1]}), got values from {labels.min()} to {labels.max()}; "
-            "the model's `num_labels` does not fit the data set"
+            f"`references` must lie in [0, {logits.shape[1]}), got values from {labels.min()} to "
+            f"{labels.max()}; the model's `num_labels` does not fit the data set"
         )
     return logits, labels
 
 
 class _LogitsMetric(evaluate.Metric):
-    """A metric of logits against labels; a subclass gives `key`, `description`, `source` and `score`."""
+    """A metric of logits against labels; a subclass gives `key`, `about`, `source` and `score`."""
 
     key = ""
-    description = ""
+    about = ""
     source = ""
 
     def __init__(self, config_name: str | None = None, keep_in_memory: bool = True, **kwargs: Any) -> None:
@@ -74,7 +72,7 @@ class _LogitsMetric(evaluate.Metric):
             "references": datasets.Value("int64"),
         }
         return evaluate.MetricInfo(
-            description=self.description,
+            description=self.about,
             citation=self.source,
             inputs_description=_INPUTS,
             features=datasets.Features(features),
@@ -83,7 +81,7 @@ class _LogitsMetric(evaluate.Metric):
     def _download_and_prepare(self, dl_manager: Any) -> None:
         """Fetch nothing: the code is here."""
 
-    def _compute(self, *, predictions: Any, references: Any, **kwargs: Any) -> dict[str, float]:
+    def _compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, float]:
         return {self.key: self.score(*_check(predictions, references), **kwargs)}
 
     @staticmethod
@@ -93,10 +91,10 @@ class _LogitsMetric(evaluate.Metric):
 
 
 class Accuracy(_LogitsMetric):
-    """Share of images whose largest logit is that of the label, in [0, 1]; of equal logits the first counts."""
+    """Share of images whose largest logit is that of the label, in [0, 1]; of equals the first counts."""
 
     key = "accuracy"
-    description = "Share of images whose largest logit is that of the label."
+    about = "Share of images whose largest logit is that of the label."
 
     @staticmethod
     def score(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -108,7 +106,7 @@ class ErrorRate(_LogitsMetric):
     """Share of images that are classified wrongly, 1 − accuracy, in [0, 1]."""
 
     key = "error_rate"
-    description = "Share of images that are classified wrongly, 1 - accuracy."
+    about = "Share of images that are classified wrongly, 1 - accuracy."
 
     @staticmethod
     def score(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -120,7 +118,7 @@ class NegativeLogLikelihood(_LogitsMetric):
     """Mean of −log p(label) in nats, p = softmax(logits); at least 0."""
 
     key = "nll"
-    description = "Mean negative log-probability of the label, in nats."
+    about = "Mean negative log-probability of the label, in nats."
 
     @staticmethod
     def score(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -131,14 +129,13 @@ class NegativeLogLikelihood(_LogitsMetric):
 class ExpectedCalibrationError(_LogitsMetric):
     """Gap between confidence and accuracy, Σ_b |B_b|/n · |accuracy(B_b) − confidence(B_b)|, in [0, 1].
 
-    Images are sorted by confidence max softmax(logits) into `num_bins` bins of equal width, (0, 1/15], (1/15, 2/15],
-    … Source: Guo, Pleiss, Sun, Weinberger, *On Calibration of Modern Neural Networks*, ICML 2017, section 2.
+    Images are sorted by confidence max softmax(logits) into `num_bins` bins of equal width, (0, 1/15],
+    (1/15, 2/15], …
+    Source: Guo, Pleiss, Sun, Weinberger, *On Calibration of Modern Neural Networks*, ICML 2017, section 2.
     """
 
     key = "ece"
-    description = (
-        "Expected calibration error: the mean gap between confidence and accuracy over bins of confidence."
-    )
+    about = "Expected calibration error: mean gap between confidence and accuracy over bins of confidence."
     source = "Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks, ICML 2017"
 
     @staticmethod
@@ -174,7 +171,7 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         ValueError: the shapes or the labels do not fit.
     """
     logits, labels = _check(prediction.predictions, prediction.label_ids)
-    # The scores themselves: through `evaluate`'s Arrow table 10,000 x 100 logits take a second, so only tests do.
+    # The scores themselves: through `evaluate`'s Arrow table 10,000 x 100 logits would take a second.
     return {metric.key: metric.score(logits, labels) for metric in METRICS}
 
 
