@@ -1,0 +1,173 @@
+"""Results on disk: written whole or not at all, never mixed between different settings, and summed up."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS_NAME = "results.json"
+SETTINGS_NAME = "settings.json"
+METRIC_NAMES = ("accuracy", "error_rate", "nll", "ece")
+_PACKAGES = ("hf-amp", "torch", "transformers", "accelerate", "datasets", "evaluate", "kornia")
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write `content` as JSON; the file is there whole or as it was before.
+
+    Numbers that are not finite become null, since JSON has no word for them.
+
+    Args:
+        path: file to write; its folder is made.
+        content: what `json.dump` takes.
+    """
+    text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+    write_whole(path, text.encode())
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file beside its place and move it there, so that nobody ever sees a part of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's own is for the owner only
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Return a JSON file's content, None where there is no such file.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not a JSON file ({error}); delete it to run that part again") from error
+
+
+def claim_output_dir(output_dir: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    """Note `settings` in `output_dir`, or check that the results there were made with the same ones.
+
+    Args:
+        output_dir: the run's folder; it may not exist yet.
+        settings: everything that changes the results.
+
+    Raises:
+        ValueError: the folder holds results of other settings, or ones that this command did not write.
+    """
+    path = Path(output_dir) / SETTINGS_NAME
+    wanted = json.loads(json.dumps(_finite(dict(settings))))
+    found = read_json(path)
+    if found is None:
+        if (Path(output_dir) / RESULTS_NAME).exists():
+            raise ValueError(
+                f"`output_dir` {output_dir} holds a {RESULTS_NAME} but no {SETTINGS_NAME}, so what "
+                "made it is not "
+                "known; give another --output_dir"
+            )
+        write_json(path, wanted)
+        return
+    changed = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if changed:
+        listed = ", ".join(f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} now" for name in changed)
+        raise ValueError(
+            f"`output_dir` {output_dir} holds a run with other settings ({listed}); give another "
+            "--output_dir, or "
+            "the old settings to continue it"
+        )
+
+
+def mean_and_standard_error(values: Sequence[float | None]) -> dict[str, float | int | None] | None:
+    """Return mean, standard error std/√n (None for one value) and n; None if a value is missing."""
+    if not values or any(value is None or not math.isfinite(value) for value in values):
+        return None
+    numbers = [float(value) for value in values if value is not None]
+    error = statistics.stdev(numbers) / math.sqrt(len(numbers)) if len(numbers) > 1 else None
+    return {"mean": statistics.fmean(numbers), "standard_error": error, "n": len(numbers)}
+
+
+def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return mean and standard error over seeds of each test metric, for the last and the best epoch.
+
+    Args:
+        runs: per seed `{"test": {"last": {metric: value}, "best": {…} or None}, "seconds": …}`.
+    """
+    summary: dict[str, Any] = {}
+    for which in ("last", "best"):
+        tests = [run["test"].get(which) for run in runs]
+        summary[which] = {
+            name: mean_and_standard_error([test and test.get(name) for test in tests])
+            for name in METRIC_NAMES
+        }
+    for name in ("seconds", "sharpness"):
+        summary[name] = mean_and_standard_error([run.get(name) for run in runs])
+    return summary
+
+
+def format_mean(value: Mapping[str, Any] | None, factor: float = 1.0, digits: int = 2) -> str:
+    """Return "mean ± standard error" of one entry of a summary, "–" where there is none."""
+    if value is None:
+        return "–"
+    mean = f"{value['mean'] * factor:.{digits}f}"
+    if value["standard_error"] is None:
+        return mean
+    return f"{mean} ± {value['standard_error'] * factor:.{digits}f}"
+
+
+def environment(processes: int = 1) -> dict[str, Any]:
+    """Return the versions and the hardware that a result was made with.
+
+    Args:
+        processes: processes that trained together.
+    """
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    cuda = torch.cuda.is_available()
+    hardware = {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "processes": processes,
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "device_count": torch.cuda.device_count() if cuda else 0,
+    }
+    return {"versions": versions, "hardware": hardware}
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return content
