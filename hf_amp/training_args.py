@@ -82,7 +82,8 @@ class AMPArguments:
         default=0.0, metadata={"help": "AMP: share of max_steps in [0, 1] after which it becomes active."}
     )
     amp_end: float = field(
-        default=1.0, metadata={"help": "AMP: share of max_steps in [amp_start, 1] after which it is inactive."}
+        default=1.0,
+        metadata={"help": "AMP: share of max_steps in [amp_start, 1] after which it is inactive."},
     )
     amp_every: int = field(
         default=1, metadata={"help": "AMP: perturb on every k-th optimizer step, counted from 1; >= 1."}
@@ -137,7 +138,7 @@ class AMPSettings:
     @classmethod
     def from_args(cls, args: Any) -> "AMPSettings":
         """Read the `amp_*` fields of `args`; a missing one has the default of `AMPArguments`."""
-        values = {f.name: getattr(args, f.name, f.default) for f in fields(AMPArguments)}
+        values: dict[str, Any] = {f.name: getattr(args, f.name, f.default) for f in fields(AMPArguments)}
         patterns = values["amp_target_parameters"]
         if isinstance(patterns, str):
             patterns = [patterns]
@@ -163,9 +164,14 @@ class AMPSettings:
         _check_number("amp_ascent_fraction", self.ascent_fraction, "in (0, 1]", "use 1 for the whole micro-batch")
         _check_patterns(self.target_parameters)
 
+    @property
+    def switched_off(self) -> bool:
+        """Whether no step of any training can perturb."""
+        return self.epsilon == 0 or self.inner_iter == 0 or self.start == self.end
+
     def active_at(self, global_step: int, max_steps: int) -> bool:
         """Whether the optimizer step after `global_step` finished ones, of `max_steps` in all, perturbs."""
-        if self.epsilon == 0 or self.inner_iter == 0:
+        if self.switched_off:
             return False
         # Divided, not multiplied: 57 / 100 is the very float that a user writes as 0.57.
         progress = global_step / max_steps if max_steps > 0 else 0.0

@@ -1,0 +1,56 @@
+"""The data that one perturbation belongs to, and the share of it that the ascent passes see."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate.utils import find_batch_size
+from torch import Tensor
+
+from hf_amp.perturbation import Perturbation
+
+
+@dataclass
+class Batch:
+    """The micro-batches that share one Δ, each prepared (moved to its device) once for all passes.
+
+    Args:
+        micro_batches: what `Trainer._prepare_inputs` returned for each.
+        perturbation: Δ, once it is found.
+        erm_losses: loss at θ of each micro-batch, 0-dim; None if no pass was made at θ.
+    """
+
+    micro_batches: list[Any]
+    perturbation: Perturbation | None = None
+    erm_losses: list[Tensor] | None = None
+
+
+def first_samples(inputs: Any, fraction: float) -> Any:
+    """Return the first `fraction` of the samples, rounded, at least one; the inputs themselves are not changed.
+
+    Args:
+        inputs: tensors of shape (batch, ...) in mappings, lists and tuples, nested as models take them. Lists of
+            `batch` elements are cut too; everything else, e.g. a mask of shape (1, length), stays whole.
+        fraction: share in (0, 1].
+    """
+    size = find_batch_size(inputs)
+    if fraction == 1.0 or size is None:
+        return inputs
+    return _cut(inputs, size, max(1, int(fraction * size + 0.5)))
+
+
+def _cut(data: Any, size: int, count: int) -> Any:
+    if isinstance(data, Tensor):
+        return data[:count] if data.dim() > 0 and data.shape[0] == size else data
+    if isinstance(data, Mapping):
+        shares = copy.copy(data)
+        for key, value in data.items():
+            shares[key] = _cut(value, size, count)  # type: ignore[index]
+        return shares
+    if isinstance(data, (list, tuple)):
+        if len(data) == size:
+            return data[:count]
+        cut = [_cut(value, size, count) for value in data]
+        return type(data)(*cut) if hasattr(data, "_fields") else type(data)(cut)
+    return data

@@ -1,0 +1,197 @@
+"""The perturbation Δ: ascend, project, apply, restore. Tensors only; no losses, batches or Trainer in here.
+
+Symbols follow the paper (Zheng, Zhang, Mao, CVPR 2021, Algorithm 1): parameters θ, perturbation Δ, radius ε, inner
+learning rate ζ. Nothing in this module reads a tensor on the host, so no step waits for the device.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+
+@contextmanager
+def gradients_set_aside(params: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Start from empty gradients inside, and put the accumulated ones back at the end, whatever happens."""
+    params = list(params)
+    accumulated = [param.grad for param in params]
+    for param in params:
+        param.grad = None
+    try:
+        yield
+    finally:
+        for param, grad in zip(params, accumulated, strict=True):
+            param.grad = grad
+
+
+class Perturbation:
+    """Δ for some parameters, inside one or many ε-balls; 0 until the first `ascend`.
+
+    The parameters themselves are only changed inside `applied`. Parameters that never receive a gradient keep
+    Δ = 0. Sharded parameters (`DTensor`) are handled on their local shards, with one all-reduce of the vector of
+    squared norms per `ascend`; all processes of the mesh must call `ascend` then.
+
+    Args:
+        params: parameters to perturb, each once.
+        epsilon: radius ε > 0.
+        norm: `"tensor"`, ‖Δ_i‖₂ ≤ ε for each parameter tensor i (the authors' code), or `"global"`, one ball around
+            all of them (Algorithm 1 as printed).
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], epsilon: float, norm: str) -> None:
+        self.params = list(params)
+        self.epsilon = epsilon
+        self.per_tensor = norm == "tensor"
+        self._delta: dict[int, Tensor] = {}
+        self._finite: Tensor | None = None
+        self._norm: Tensor | None = None
+
+    def ascend(self, inner_lr: float, grad_scale: Tensor | float = 1.0) -> None:
+        """Δ ← project(Δ + ζ g / grad_scale), where g are the gradients that the parameters hold.
+
+        If any gradient is inf or nan, Δ becomes 0 and stays 0: the step is then a plain one. A very large ζ gives
+        Δ = ε g / ‖g‖ for N = 1, the ascent of SAM.
+
+        Args:
+            inner_lr: ζ > 0.
+            grad_scale: factor that the gradients carry, e.g. the loss scale, a number or a 0-dim tensor.
+        """
+        grads = {
+            i: _local(param.grad.to_dense() if param.grad.is_sparse else param.grad)
+            for i, param in enumerate(self.params)
+            if param.grad is not None
+        }
+        if not grads:
+            return
+        rate = inner_lr / grad_scale
+        if self._delta:
+            self._add(grads, rate)
+            grads, rate = self._delta, 1.0
+        # Scaled by min(ζ, ε / ‖g‖) at once, not by ζ and then into the ball: one pass less over the memory, and no
+        # overflow for a ζ so large that only the ball counts.
+        norms = self._norms(grads)
+        factors = torch.where(norms > 0, (self.epsilon / norms).clamp(max=rate), 0.0)
+        finite = norms.isfinite().all()
+        self._finite = finite if self._finite is None else self._finite & finite
+        self._norm = torch.where(self._finite, torch.linalg.vector_norm(norms * factors), 0.0)
+        self._delta = self._scaled(grads, factors)
+
+    def randomize(self, generator: torch.Generator | None = None) -> None:
+        """Draw Δ uniformly from the ε-ball(s): random model perturbation (RMP), which the paper compares with.
+
+        Args:
+            generator: random numbers to use, on the device of the parameters; None: torch's own.
+        """
+        shards = [_local(param) for param in self.params]
+        noise = {
+            i: torch.randn(shard.shape, dtype=shard.dtype, device=shard.device, generator=generator)
+            for i, shard in enumerate(shards)
+        }
+        norms = self._norms(noise)
+        sizes = torch.tensor([param.numel() for param in self.params], dtype=norms.dtype, device=norms.device)
+        dims = sizes if self.per_tensor else sizes.sum().reshape(1)
+        device = shards[0].device
+        uniform = torch.rand(dims.shape, dtype=norms.dtype, device=device, generator=generator).to(norms.device)
+        factors = self.epsilon * uniform ** (1 / dims) / norms
+        self._finite = norms.isfinite().all()
+        self._norm = torch.linalg.vector_norm(norms * factors)
+        self._delta = self._scaled(noise, factors)
+
+    @contextmanager
+    def applied(self, keep: bool = True) -> Iterator[None]:
+        """Move the parameters to θ + Δ inside; afterwards they are θ again, bit for bit, whatever happens.
+
+        Args:
+            keep: False frees the memory of Δ as soon as it is added, when it is not needed again.
+        """
+        shards = [_local(self.params[i]) for i in self._delta]
+        with torch.no_grad():
+            theta = [torch.empty_like(shard) for shard in shards]
+            _copy(theta, shards)
+        try:
+            with torch.no_grad():
+                _add(shards, list(self._delta.values()))
+            if not keep:
+                self._delta = {}
+            yield
+        finally:
+            with torch.no_grad():
+                _copy(shards, theta)
+
+    @property
+    def norm(self) -> Tensor:
+        """‖Δ‖₂ over all parameters, a 0-dim tensor on the device."""
+        return torch.zeros(()) if self._norm is None else self._norm
+
+    @property
+    def skipped(self) -> Tensor:
+        """1.0 if an inf or nan made Δ = 0, else 0.0; a 0-dim tensor on the device."""
+        return torch.zeros(()) if self._finite is None else (~self._finite).to(self.norm.dtype)
+
+    @torch.no_grad()
+    def _add(self, grads: dict[int, Tensor], rate: Tensor | float) -> None:
+        """Δ ← Δ + rate · g, in place."""
+        for i in grads.keys() - self._delta.keys():  # its first gradient comes at a later inner iteration
+            self._delta[i] = torch.zeros_like(grads[i])
+        if isinstance(rate, Tensor):
+            for i, grad in grads.items():
+                self._delta[i].addcmul_(grad, rate.to(grad.device, grad.dtype))
+        else:
+            torch._foreach_add_([self._delta[i] for i in grads], list(grads.values()), alpha=rate)
+
+    @torch.no_grad()
+    def _norms(self, tensors: dict[int, Tensor]) -> Tensor:
+        """Norm of each ball's tensors, over all shards: shape (len(tensors),), or (1,) for one global ball."""
+        norms = _tensor_norms(list(tensors.values()), [self.params[i] for i in tensors])
+        return norms if self.per_tensor else torch.linalg.vector_norm(norms).reshape(1)
+
+    @torch.no_grad()
+    def _scaled(self, tensors: dict[int, Tensor], factors: Tensor) -> dict[int, Tensor]:
+        """Tensors times their ball's factor; 0 if anything was inf or nan, where a factor of 0 would leave nan."""
+        skip = self.skipped.bool()
+        balls = factors.unbind() if self.per_tensor else factors.expand(len(tensors)).unbind()
+        scaled = {}
+        for (i, tensor), factor in zip(tensors.items(), balls, strict=True):
+            scaled[i] = (tensor * factor.to(tensor.device)).masked_fill_(skip.to(tensor.device), 0.0)
+        return scaled
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that lives in this process, sharing its memory."""
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _tensor_norms(tensors: list[Tensor], params: Sequence[nn.Parameter]) -> Tensor:
+    """L2 norm of each parameter's tensor, shape (len(tensors),); shards are completed over their processes.
+
+    In float32 at least, since a sum of squares overflows in half precision. Each mesh dimension that shards
+    parameters costs one all-reduce of the vector of their squared norms.
+    """
+    dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+    norms = [norm.to(tensors[0].device) for norm in torch._foreach_norm(tensors, 2, dtype=dtype)]
+    members: dict[dist.ProcessGroup, list[int]] = {}
+    for i, param in enumerate(params):
+        if isinstance(param, DTensor):
+            for dim, placement in enumerate(param.placements):
+                if placement.is_shard():
+                    members.setdefault(param.device_mesh.get_group(dim), []).append(i)
+    for group, indices in members.items():
+        squares = torch.stack([norms[i] for i in indices]).square()
+        dist.all_reduce(squares, group=group)
+        for i, norm in zip(indices, squares.sqrt().unbind(), strict=True):
+            norms[i] = norm
+    return torch.stack(norms)
+
+
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    if targets:
+        torch._foreach_copy_(targets, sources)
+
+
+def _add(targets: list[Tensor], terms: list[Tensor]) -> None:
+    if targets:
+        torch._foreach_add_(targets, terms)
