@@ -95,8 +95,7 @@ class DataArguments:
     augmentation: str | None = field(
         default=None,
         metadata={
-            "help": "vanilla, cutout, autoaugment or none; default: vanilla for CIFAR and SVHN, none "
-            "for others."
+            "help": "vanilla, cutout, autoaugment or none; default: vanilla for CIFAR and SVHN, none for others."
         },
     )
 
@@ -109,15 +108,13 @@ class DataArguments:
                 raise ValueError(f"`{name}` must be in [0, 1), got {value}; give a share, e.g. 0.2 for 20 %")
         if self.max_train_samples is not None and self.max_train_samples < 1:
             raise ValueError(
-                f"`max_train_samples` must be >= 1, got {self.max_train_samples}; leave it out to use "
-                "all images"
+                f"`max_train_samples` must be >= 1, got {self.max_train_samples}; leave it out to use all images"
             )
         if self.augmentation is None:
             self.augmentation = "vanilla" if self.dataset in ("cifar10", "cifar100", "svhn") else "none"
         if self.augmentation not in AUGMENTATIONS:
             raise ValueError(
-                f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}, got {self.augmentation!r}; "
-                "choose one"
+                f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}, got {self.augmentation!r}; choose one"
             )
 
 
@@ -150,9 +147,7 @@ class ImageTrainingArguments(AMPTrainingArguments):
     # None until __post_init__ knows the method
     amp_epsilon: float | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default=None,
-        metadata={
-            "help": "Perturbation radius epsilon >= 0; default: 0.5 for amp, 0.05 for sam, 0.1 for rmp."
-        },
+        metadata={"help": "Perturbation radius epsilon >= 0; default: 0.5 for amp, 0.05 for sam, 0.1 for rmp."},
     )
     dropout: float | None = field(default=None, metadata={"help": "Rate for --method dropout (0.1)."})
     smoothing: float | None = field(
@@ -196,15 +191,9 @@ class ImageTrainingArguments(AMPTrainingArguments):
     # The newest, to resume from, and the best
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
     # Logits leave the device batch by batch.
-    eval_accumulation_steps: int | None = field(
-        default=1, metadata={"help": "Evaluation batches kept on the device."}
-    )
-    metric_for_best_model: str | None = field(
-        default="error_rate", metadata={"help": "Metric of the best epoch."}
-    )
-    greater_is_better: bool | None = field(
-        default=False, metadata={"help": "Whether that metric should be high."}
-    )
+    eval_accumulation_steps: int | None = field(default=1, metadata={"help": "Evaluation batches kept on the device."})
+    metric_for_best_model: str | None = field(default="error_rate", metadata={"help": "Metric of the best epoch."})
+    greater_is_better: bool | None = field(default=False, metadata={"help": "Whether that metric should be high."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
 
     def __post_init__(self) -> None:
@@ -226,6 +215,13 @@ class ImageTrainingArguments(AMPTrainingArguments):
     def all_seeds(self) -> list[int]:
         """The seeds to train with, in order."""
         return list(self.seeds) if self.seeds else [self.seed]
+
+    @property
+    def epochs(self) -> float:
+        """Epochs to train: `num_train_epochs` times `scale`, rounded to whole ones if `scale` is not 1."""
+        if self.scale == 1:
+            return self.num_train_epochs
+        return max(1, round(self.num_train_epochs * self.scale))
 
     def strengths(self) -> dict[str, Any]:
         """Return the values of the fields that the method reads."""
@@ -254,13 +250,10 @@ def _check_combinations(args: ImageTrainingArguments) -> None:
         raise ValueError(f"`scale` must be > 0, got {args.scale}; 0.1 trains a tenth of the epochs")
     if args.scale != 1 and args.max_steps > 0:
         raise ValueError(
-            f"`scale` shortens num_train_epochs, but `max_steps`={args.max_steps} decides the length; "
-            "give only one"
+            f"`scale` shortens num_train_epochs, but `max_steps`={args.max_steps} decides the length; give only one"
         )
     if args.seeds is not None and len(set(args.seeds)) != len(args.seeds):
-        raise ValueError(
-            f"`seeds` must differ from each other, got {args.seeds}; leave the repeated ones out"
-        )
+        raise ValueError(f"`seeds` must differ from each other, got {args.seeds}; leave the repeated ones out")
     if args.lr_schedule == "step" and args.warmup_steps:
         raise ValueError(
             f"`warmup_steps`={args.warmup_steps} has no part in the step schedule; add --lr_schedule trainer"
@@ -272,8 +265,7 @@ def _check_combinations(args: ImageTrainingArguments) -> None:
         )
     if args.load_best_model_at_end:
         raise ValueError(
-            "`load_best_model_at_end` would lose the last weights; leave it out: last and best are "
-            "both reported"
+            "`load_best_model_at_end` would lose the last weights; leave it out: last and best are both reported"
         )
     if args.push_to_hub and len(args.seeds or [0]) > 1:
         raise ValueError(f"`push_to_hub` publishes one model, got seeds {args.seeds}; give one seed")

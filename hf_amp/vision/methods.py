@@ -58,14 +58,13 @@ METHODS: dict[str, Method] = {
     ),
     "rmp": Method(
         "RMP",
-        fields=("amp_epsilon", *_SCHEDULE_FIELDS),
-        fixed={"amp_norm": "tensor", "amp_inner_iter": 1},
+        fields=("amp_epsilon", "amp_start", "amp_end", "amp_every", "amp_target_parameters"),
+        # Its only pass is the one at θ + Δ, which must then update the running statistics.
+        fixed={"amp_norm": "tensor", "amp_inner_iter": 1, "amp_scope": "batch", "amp_norm_stats": "descent"},
         defaults={"amp_epsilon": 0.1},
     ),
     "dropout": Method("Dropout", fields=("dropout",), fixed=_OFF, defaults={"dropout": 0.1}),
-    "label_smoothing": Method(
-        "Label smoothing", fields=("smoothing",), fixed=_OFF, defaults={"smoothing": 0.2}
-    ),
+    "label_smoothing": Method("Label smoothing", fields=("smoothing",), fixed=_OFF, defaults={"smoothing": 0.2}),
     "flooding": Method("Flooding", fields=("flood_level",), fixed=_OFF, defaults={"flood_level": 0.02}),
     "mixup": Method("MixUp", fields=("mixup_alpha",), fixed=_OFF, defaults={"mixup_alpha": 1.0}),
     "adversarial": Method(

@@ -69,8 +69,15 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path} is not a JSON file ({error}); delete it to run that part again") from error
 
 
-def claim_output_dir(output_dir: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
-    """Note `settings` in `output_dir`, or check that the results there were made with the same ones.
+def note_settings(output_dir: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    """Write `settings` to `output_dir`, for `check_output_dir` of a later run."""
+    write_json(Path(output_dir) / SETTINGS_NAME, settings)
+
+
+def check_output_dir(output_dir: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    """Check that the results in `output_dir`, if there are any, were made with the same settings.
+
+    Settings that only one side knows do not count: another version of a library may bring new ones.
 
     Args:
         output_dir: the run's folder; it may not exist yet.
@@ -89,11 +96,10 @@ def claim_output_dir(output_dir: str | os.PathLike[str], settings: Mapping[str, 
                 "made it is not "
                 "known; give another --output_dir"
             )
-        write_json(path, wanted)
         return
-    changed = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    changed = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
     if changed:
-        listed = ", ".join(f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} now" for name in changed)
+        listed = ", ".join(f"{name}: {found[name]!r} there, {wanted[name]!r} now" for name in changed)
         raise ValueError(
             f"`output_dir` {output_dir} holds a run with other settings ({listed}); give another "
             "--output_dir, or "
@@ -120,8 +126,7 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for which in ("last", "best"):
         tests = [run["test"].get(which) for run in runs]
         summary[which] = {
-            name: mean_and_standard_error([test and test.get(name) for test in tests])
-            for name in METRIC_NAMES
+            name: mean_and_standard_error([test and test.get(name) for test in tests]) for name in METRIC_NAMES
         }
     for name in ("seconds", "sharpness"):
         summary[name] = mean_and_standard_error([run.get(name) for run in runs])

@@ -1,0 +1,197 @@
+"""One experiment: a network, a data set and a method, trained with several seeds, resumable, with its results."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+
+from hf_amp.vision.arguments import DataArguments, ImageTrainingArguments, ModelArguments
+from hf_amp.vision.figures import save_learning_curves
+from hf_amp.vision.methods import METHOD_FIELDS, METHODS
+from hf_amp.vision.results import (
+    RESULTS_NAME,
+    check_output_dir,
+    environment,
+    note_settings,
+    read_json,
+    summarise,
+    write_json,
+)
+from hf_amp.vision.seed_run import SeedRun
+from hf_amp.vision.sources import Images, build_model
+
+CURVES_NAME = "learning_curves.png"
+# They say where and how loudly a run works, or on which device, not what it computes.
+_NEUTRAL = {
+    "output_dir",
+    "seed",
+    "seeds",
+    "report_to",
+    "run_name",
+    "project",
+    "disable_tqdm",
+    "use_cpu",
+    "local_rank",
+    "per_device_eval_batch_size",
+    "eval_accumulation_steps",
+    "resume_from_checkpoint",
+}
+_NEUTRAL_PREFIXES = ("logging_", "log_", "save_", "hub_", "push_to_hub", "dataloader_", "trackio_", "do_", "ddp_")
+
+
+class Experiment:
+    """A network, a data set and a method, trained once per seed.
+
+    `run` may be stopped and called again: finished seeds are kept, a half-finished one goes on from its
+    last whole
+    checkpoint. `output_dir` then holds `results.json`, `learning_curves.png` and a folder per seed with
+    the last
+    model, ready for `from_pretrained`, and the best one in `best`.
+
+    Args:
+        model: which network.
+        data: which images.
+        training: how to train, and where the results go.
+        command: what the user typed, for the record; None: this process's command line.
+
+    Raises:
+        ValueError: settings that do not fit together, or that differ from those that `output_dir` was made
+            with.
+    """
+
+    def __init__(
+        self,
+        model: ModelArguments,
+        data: DataArguments,
+        training: ImageTrainingArguments,
+        command: str | None = None,
+    ) -> None:
+        self.model, self.data, self.training = model, data, training
+        self.command = shlex.join(sys.argv) if command is None else command
+        self.folder = Path(str(training.output_dir))
+        self.is_main = training.process_index == 0
+        check_output_dir(self.folder, self.settings())
+        with training.main_process_first(desc="load the images"):
+            self.images = Images(data)
+
+    def run(self) -> dict[str, Any]:
+        """Train every seed that is not done yet and return the content of `results.json`."""
+        # What cannot be built is refused before anything is written.
+        parameters = build_model(self.model, self.training, self.images).num_parameters()
+        if self.is_main:
+            note_settings(self.folder, self.settings())
+            print(self.describe(parameters), flush=True)
+        seeds, runs = self.training.all_seeds, []
+        for seed in seeds:
+            runs.append(self._finished(seed) or self._train(seed))
+            if self.is_main:
+                self._write(runs)
+        return self.report(runs)
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that changes the results of a seed, as JSON values."""
+        training = {
+            f.name: _plain(getattr(self.training, f.name))
+            for f in fields(self.training)
+            if f.name not in _NEUTRAL | set(METHOD_FIELDS) and not f.name.startswith(_NEUTRAL_PREFIXES)
+        }
+        return {
+            "model": self.model.model,
+            "model_args": self.model.config_overrides(),
+            **asdict(self.data),
+            **training,
+            **{name: _plain(value) for name, value in self.training.strengths().items()},
+            "processes": self.training.world_size,
+        }
+
+    def describe(self, parameters: int) -> str:
+        """Return what will be done, in a few lines.
+
+        Args:
+            parameters: parameters of the network.
+        """
+        args, images = self.training, self.images
+        strengths = {name: value for name, value in args.strengths().items() if value is not None}
+        noise = f", {self.data.label_noise:.0%} of the labels replaced" if self.data.label_noise else ""
+        held_out = f"{len(images.validation):,} validation" if images.validation is not None else "no validation"
+        batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        best = "the validation images"
+        if images.validation is None:
+            best = "the TEST images, as in the paper"
+        return "\n".join(
+            (
+                f"Method   {METHODS[args.method].label} "
+                + ", ".join(f"{name}={value}" for name, value in strengths.items()),
+                f"Model    {self.model.model}, {parameters:,} parameters",
+                f"Data     {self.data.dataset}: {len(images.train):,} training{noise}, {held_out}, "
+                f"{len(images.test):,} test images; augmentation {self.data.augmentation}",
+                f"Training {self.length()}, batch {batch} on {args.world_size} process(es), seeds "
+                + " ".join(map(str, args.all_seeds)),
+                f"Best     epoch is chosen on {best}",
+                f"Output   {self.folder}",
+            )
+        )
+
+    def length(self) -> str:
+        """Return the length of the training in words."""
+        if self.training.max_steps > 0:
+            return f"{self.training.max_steps} steps"
+        return f"{self.training.epochs:g} epochs"
+
+    def report(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the content of `results.json` for the runs that are done."""
+        args = self.training
+        return {
+            "method": args.method,
+            "dataset": self.data.dataset,
+            "model": self.model.model,
+            "seeds": args.all_seeds,
+            "complete": len(runs) == len(args.all_seeds),
+            "label_noise": self.data.label_noise,
+            "summary": summarise(runs),
+            "runs": runs,
+            "settings": self.settings(),
+            "command": self.command,
+            **environment(args.world_size),
+        }
+
+    def _train(self, seed: int) -> dict[str, Any]:
+        run = SeedRun(self.model, self.training, self.images, self._seed_folder(seed), seed).run()
+        if self.is_main:
+            write_json(self._seed_folder(seed) / RESULTS_NAME, run)
+        return run
+
+    def _finished(self, seed: int) -> dict[str, Any] | None:
+        """Return a seed's results if it is done; every process takes the main one's word, so that none waits."""
+        found = [read_json(self._seed_folder(seed) / RESULTS_NAME) if self.is_main else None]
+        if self.training.world_size > 1:
+            broadcast_object_list(found)
+        if found[0] is not None and self.is_main:
+            print(f"Seed {seed} is done already", flush=True)
+        return found[0]
+
+    def _write(self, runs: list[dict[str, Any]]) -> None:
+        write_json(self.folder / RESULTS_NAME, self.report(runs))
+        title = f"{METHODS[self.training.method].label}, {self.model.model}, {self.data.dataset}"
+        if self.data.label_noise:
+            title += f", {self.data.label_noise:.0%} label noise"
+        save_learning_curves(self.folder / CURVES_NAME, runs, title)
+
+    def _seed_folder(self, seed: int) -> Path:
+        return self.folder / f"seed_{seed}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return str(value)

@@ -1,0 +1,186 @@
+"""One training of an experiment: one seed, from data to last and best test metrics; it can be continued."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Subset
+from transformers import set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_amp.vision.arguments import ImageTrainingArguments, ModelArguments
+from hf_amp.vision.metrics import compute_metrics, keep_logits
+from hf_amp.vision.results import METRIC_NAMES
+from hf_amp.vision.sharpness import SHARPNESS_RADIUS, measure_sharpness
+from hf_amp.vision.sources import Images, SeedData, build_model
+from hf_amp.vision.training import ImageTrainer, trainer_class
+
+_TRAINING_LOGS = ("loss", "erm_loss", "sharpness", "perturbation_norm", "skipped_ascents", "learning_rate", "grad_norm")
+_SHARPNESS_IMAGES = 1000
+
+
+class SeedRun:
+    """Train one network with one seed.
+
+    Args:
+        model: which network.
+        training: how to train; copied, so that `output_dir` and `seed` of this run stay here.
+        images: the data set.
+        folder: where checkpoints, the last model and, in `best`, the best one go.
+        seed: of the initial weights, the batches, the augmentation and the label noise.
+    """
+
+    def __init__(
+        self,
+        model: ModelArguments,
+        training: ImageTrainingArguments,
+        images: Images,
+        folder: Path,
+        seed: int,
+    ) -> None:
+        self.seed, self.folder = seed, folder
+        self.args = _arguments_of_seed(training, folder, seed)
+        self.data: SeedData = images.for_seed(seed, training)
+        set_seed(seed)
+        self.trainer = self._make_trainer(build_model(model, training, images))
+
+    def run(self) -> dict[str, Any]:
+        """Train, or continue, and return the results of the seed."""
+        checkpoint = last_whole_checkpoint(self.folder)
+        trainer = self.trainer
+        if checkpoint is not None and trainer.is_world_process_zero():
+            print(f"Seed {self.seed} continues from {checkpoint}", flush=True)
+        output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        history, best_step = list(trainer.state.log_history), trainer.state.best_global_step
+        trainer.save_model(str(self.folder))
+        results = {
+            "seed": self.seed,
+            "eval_split": self.data.eval_split,
+            "best_selected_on": self.data.eval_split if best_step else None,
+            "best_epoch": _epoch_of_step(history, best_step),
+            "epochs": trainer.state.epoch,
+            "steps": trainer.state.global_step,
+            "seconds": output.metrics["train_runtime"],
+            "continued_from_step": _step_of(checkpoint),
+            "label_noise": self.data.label_noise,
+            "sharpness": self._sharpness(),
+            "sharpness_radius": SHARPNESS_RADIUS,
+            "test": {"last": self._test(), "best": self._test_best(best_step)},
+            "curves": curves(history),
+        }
+        if self.args.push_to_hub:
+            trainer.push_to_hub()
+        self._release()
+        return results
+
+    def _make_trainer(self, model: Any) -> ImageTrainer:
+        data = self.data
+        return trainer_class(self.args.method)(
+            model=model,
+            args=self.args,
+            train_dataset=data.train,
+            eval_dataset=data.evaluation,
+            data_collator=data.train_collator,
+            eval_collator=data.eval_collator,
+            pixel_std=data.pixel_std,
+            processing_class=data.image_processor,
+            compute_metrics=compute_metrics,
+            preprocess_logits_for_metrics=keep_logits,
+        )
+
+    def _test(self) -> dict[str, float]:
+        metrics = self.trainer.evaluate(self.data.test, metric_key_prefix="test")
+        return {name: metrics[f"test_{name}"] for name in METRIC_NAMES}
+
+    def _test_best(self, best_step: int | None) -> dict[str, float] | None:
+        """Test the weights of the best epoch and save them in `best`; None if they were not kept."""
+        trainer = self.trainer
+        if not best_step:
+            return None
+        if best_step != trainer.state.global_step:
+            checkpoint = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{best_step}"
+            if not checkpoint.is_dir():
+                return None
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            model.load_state_dict(type(model).from_pretrained(str(checkpoint)).state_dict())
+        metrics = self._test()
+        trainer.save_model(str(self.folder / "best"))
+        return metrics
+
+    def _sharpness(self) -> float:
+        """Measure the sharpness at the last weights, on training images as they are, with the labels trained on."""
+        count = min(_SHARPNESS_IMAGES, len(self.data.train))
+        collator, batch = self.data.eval_collator, self.args.eval_batch_size
+        batches = []
+        for start in range(0, count, batch):
+            subset = Subset(self.data.train, range(start, min(start + batch, count)))
+            batches.append(collator([subset[i] for i in range(len(subset))]))
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        return measure_sharpness(model, batches)
+
+    def _release(self) -> None:
+        """Give memory back before the next seed."""
+        self.trainer.accelerator.free_memory()
+        del self.trainer
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint in `folder` that was written to its end, None if there is none.
+
+    The [`Trainer`] writes `trainer_state.json` last, so a checkpoint that was cut off lacks it or has a
+    part of it.
+    """
+    steps = sorted((_step_of(path) or 0, path) for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+    for _, path in reversed(steps):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+        return path
+    return None
+
+
+def curves(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one entry per logged step: `epoch`, `step`, the training logs and `eval_…` metrics that it has.
+
+    Args:
+        log_history: of the [`TrainerState`].
+    """
+    by_step: dict[int, dict[str, Any]] = {}
+    for entry in log_history:
+        values = {name: entry[name] for name in _TRAINING_LOGS if name in entry}
+        names = [f"eval_{name}" for name in (*METRIC_NAMES, "loss")]
+        values.update({name: entry[name] for name in names if name in entry})
+        if values:
+            point = by_step.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]})
+            point.update(values)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _arguments_of_seed(training: ImageTrainingArguments, folder: Path, seed: int) -> ImageTrainingArguments:
+    args = copy.copy(training)
+    if args.hub_model_id is None:
+        args.hub_model_id = folder.parent.name  # not "seed_0"
+    args.output_dir, args.seed = str(folder), seed
+    args.num_train_epochs = args.epochs
+    if args.run_name is not None:
+        args.run_name = f"{args.run_name}-seed{seed}"
+    return args
+
+
+def _epoch_of_step(history: list[Mapping[str, Any]], step: int | None) -> float | None:
+    return next((entry["epoch"] for entry in history if step and entry["step"] == step), None)
+
+
+def _step_of(checkpoint: Path | None) -> int | None:
+    number = "" if checkpoint is None else checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else None
