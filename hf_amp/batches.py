@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from accelerate.utils import find_batch_size
 from torch import Tensor
+from transformers.trainer_pt_utils import find_batch_size
 
 from hf_amp.perturbation import Perturbation
 

@@ -1,0 +1,52 @@
+import pytest
+import torch
+from transformers import BatchEncoding
+
+from hf_amp.batches import first_samples
+
+
+def batch(size=8):
+    return {"x": torch.arange(size * 3).view(size, 3), "labels": torch.arange(size), "mask": torch.ones(1, 3)}
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(1.0, 8), (0.5, 4), (0.25, 2), (0.06, 1), (0.2, 2), (1e-9, 1)])
+def test_the_first_samples_are_taken_at_least_one(fraction, count):
+    share = first_samples(batch(), fraction)
+    assert torch.equal(share["x"], batch()["x"][:count])
+    assert torch.equal(share["labels"], batch()["labels"][:count])
+
+
+def test_what_has_no_batch_dimension_stays_whole():
+    inputs = batch() | {"scale": torch.tensor(2.0), "name": "a", "flag": None}
+    share = first_samples(inputs, 0.5)
+    assert share["mask"].shape == (1, 3)
+    assert (share["scale"], share["name"], share["flag"]) == (2.0, "a", None)
+
+
+def test_the_inputs_are_not_changed():
+    inputs = batch()
+    first_samples(inputs, 0.5)
+    assert inputs["x"].shape == (8, 3)
+
+
+def test_nested_inputs_and_lists_of_samples_are_cut():
+    inputs = {
+        "pair": (torch.zeros(4, 2), [torch.zeros(4), torch.zeros(1)]),
+        "boxes": [{"id": i} for i in range(4)],
+        "inner": {"x": torch.zeros(4)},
+    }
+    share = first_samples(inputs, 0.5)
+    assert share["pair"][0].shape == (2, 2)
+    assert [tensor.shape[0] for tensor in share["pair"][1]] == [2, 1]
+    assert share["boxes"] == [{"id": 0}, {"id": 1}]
+    assert share["inner"]["x"].shape == (2,)
+
+
+def test_batch_encodings_keep_their_type():
+    share = first_samples(BatchEncoding({"input_ids": torch.zeros(4, 5)}), 0.25)
+    assert isinstance(share, BatchEncoding)
+    assert share["input_ids"].shape == (1, 5)
+
+
+def test_inputs_without_tensors_stay_whole():
+    assert first_samples({"text": "a"}, 0.5) == {"text": "a"}

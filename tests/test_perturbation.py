@@ -1,0 +1,260 @@
+import math
+
+import pytest
+import torch
+from reference import amp_perturbation
+from torch import nn
+
+from hf_amp.perturbation import Perturbation, gradients_set_aside
+
+
+def network(seed=0, dtype=torch.float64):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).to(dtype)
+
+
+def loss_of(model, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    dtype = next(model.parameters()).dtype
+    x = torch.randn(9, 5, generator=generator, dtype=torch.float64).to(dtype)
+    y = torch.randint(3, (9,), generator=generator)
+    return lambda: nn.functional.cross_entropy(model(x), y)
+
+
+def ascended(model, epsilon, norm="tensor", inner_lr=1.0, inner_iter=1, grad_scale=1.0):
+    perturbation = Perturbation(model.parameters(), epsilon, norm)
+    loss_at = loss_of(model)
+    for _ in range(inner_iter):
+        with gradients_set_aside(model.parameters()):
+            with perturbation.applied():
+                (loss_at() * grad_scale).backward()
+            perturbation.ascend(inner_lr, grad_scale)
+    return perturbation
+
+
+def delta_of(perturbation):
+    theta = [param.detach().clone() for param in perturbation.params]
+    with perturbation.applied():
+        return [param.detach() - t for param, t in zip(perturbation.params, theta, strict=True)]
+
+
+@pytest.mark.parametrize("norm", ["tensor", "global"])
+@pytest.mark.parametrize("inner_iter", [1, 2, 3])
+@pytest.mark.parametrize(("epsilon", "inner_lr"), [(0.05, 1.0), (10.0, 1.0), (0.3, 0.2), (0.1, 1e6)])
+def test_delta_is_that_of_algorithm_1(norm, inner_iter, epsilon, inner_lr):
+    model = network()
+    settings = {"epsilon": epsilon, "inner_lr": inner_lr, "inner_iter": inner_iter, "norm": norm}
+    expected, _ = amp_perturbation(list(model.parameters()), loss_of(model), **settings)
+    perturbation = ascended(model, epsilon, norm, inner_lr, inner_iter)
+    for got, want in zip(delta_of(perturbation), expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
+    norm_of_all = torch.cat([d.flatten() for d in expected]).norm()
+    torch.testing.assert_close(perturbation.norm, norm_of_all, rtol=1e-12, atol=0.0)
+
+
+def test_one_step_on_a_quadratic_worked_by_hand():
+    # L(θ) = θ₁² / 2 + 2 θ₂² at θ = (3, 1): g = (3, 4), ‖g‖ = 5. With ε = 1 and ζ = 1, Δ = g / 5 = (0.6, 0.8).
+    # The gradient at θ + Δ = (3.6, 1.8) is (3.6, 7.2).
+    theta = nn.Parameter(torch.tensor([3.0, 1.0], dtype=torch.float64))
+    curvature = torch.tensor([1.0, 4.0], dtype=torch.float64)
+
+    def loss():
+        return (curvature * theta**2).sum() / 2
+
+    perturbation = Perturbation([theta], 1.0, "global")
+    loss().backward()
+    perturbation.ascend(1.0)
+    theta.grad = None
+    with perturbation.applied():
+        torch.testing.assert_close(theta.detach(), torch.tensor([3.6, 1.8], dtype=torch.float64))
+        loss().backward()
+    torch.testing.assert_close(theta.grad, torch.tensor([3.6, 7.2], dtype=torch.float64))
+    assert theta.tolist() == [3.0, 1.0]
+
+
+def test_inside_the_ball_delta_is_the_inner_lr_times_the_gradient_unnormalised():
+    model = network()
+    grads = torch.autograd.grad(loss_of(model)(), list(model.parameters()))
+    for got, grad in zip(delta_of(ascended(model, epsilon=100.0, inner_lr=0.25)), grads, strict=True):
+        torch.testing.assert_close(got, 0.25 * grad, rtol=1e-9, atol=1e-15)
+
+
+def test_a_very_large_inner_lr_with_the_global_ball_is_sam():
+    model = network()
+    grads = torch.autograd.grad(loss_of(model)(), list(model.parameters()))
+    total = torch.cat([g.flatten() for g in grads]).norm()
+    for inner_lr in (1e6, 1e30, 1e300):
+        for got, grad in zip(delta_of(ascended(model, 0.05, "global", inner_lr)), grads, strict=True):
+            torch.testing.assert_close(got, 0.05 * grad / total, rtol=1e-9, atol=1e-15)
+
+
+def test_the_two_norms_differ_and_keep_to_their_balls():
+    model = network()
+    per_tensor, together = delta_of(ascended(model, 0.01)), delta_of(ascended(model, 0.01, "global"))
+    torch.testing.assert_close(torch.stack([d.norm() for d in per_tensor]), torch.full((4,), 0.01, dtype=torch.float64))
+    assert torch.cat([d.flatten() for d in together]).norm().item() == pytest.approx(0.01)
+    assert not torch.allclose(per_tensor[0], together[0])
+
+
+@pytest.mark.parametrize("inner_iter", [1, 2])
+@pytest.mark.parametrize("scale", [2.0**16, 2.0**-3])
+def test_a_scale_that_the_gradients_carry_changes_nothing(inner_iter, scale):
+    plain = delta_of(ascended(network(), 0.05, inner_iter=inner_iter))
+    for grad_scale in (scale, torch.tensor(scale)):
+        scaled = delta_of(ascended(network(), 0.05, inner_iter=inner_iter, grad_scale=grad_scale))
+        for left, right in zip(plain, scaled, strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-16)
+
+
+def test_restore_is_bit_identical_over_many_steps_where_subtraction_drifts():
+    model = network(dtype=torch.float32)
+    before = [p.detach().clone() for p in model.parameters()]
+    subtracted = [p.clone() for p in before]
+    for _ in range(200):
+        perturbation = ascended(model, 0.5)
+        for drifting, delta in zip(subtracted, delta_of(perturbation), strict=True):
+            drifting.add_(delta).sub_(delta)
+        with perturbation.applied():
+            assert not torch.equal(model[0].weight, before[0])
+        assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert not all(torch.equal(p, b) for p, b in zip(subtracted, before, strict=True))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, torch.OutOfMemoryError])
+def test_weights_are_back_after_an_error(error):
+    model = network()
+    before = [p.detach().clone() for p in model.parameters()]
+    perturbation = ascended(model, 0.5)
+    with pytest.raises(error), perturbation.applied():
+        raise error
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("norm", ["tensor", "global"])
+def test_a_gradient_that_is_not_finite_makes_delta_zero_everywhere(bad, norm):
+    model = network()
+    loss_of(model)().backward()
+    model[2].bias.grad[1] = bad
+    perturbation = Perturbation(model.parameters(), 0.5, norm)
+    perturbation.ascend(1.0)
+    assert all(torch.equal(d, torch.zeros_like(d)) for d in delta_of(perturbation))
+    assert (perturbation.norm.item(), perturbation.skipped.item()) == (0.0, 1.0)
+
+
+def test_delta_stays_zero_after_a_bad_gradient_and_a_good_one_counts_as_none_skipped():
+    model = network()
+    perturbation = Perturbation(model.parameters(), 0.5, "tensor")
+    loss_of(model)().backward()
+    good = [p.grad.clone() for p in model.parameters()]
+    model[0].bias.grad.fill_(math.nan)
+    perturbation.ascend(1.0)
+    for param, grad in zip(model.parameters(), good, strict=True):
+        param.grad = grad
+    perturbation.ascend(1.0)
+    assert perturbation.norm.item() == 0.0
+    assert ascended(network(), 0.5).skipped.item() == 0.0
+
+
+def test_parameters_without_a_gradient_stay():
+    model = network()
+    model[0].weight.requires_grad_(False)
+    delta = delta_of(ascended(model, 0.5))
+    assert torch.equal(delta[0], torch.zeros_like(delta[0]))
+    assert delta[1].norm() > 0
+
+
+def test_a_first_gradient_at_a_later_inner_iteration_counts():
+    early, late = (nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(2))
+    perturbation = Perturbation([early, late], 1.0, "tensor")
+    early.grad = torch.tensor([0.1, 0.0], dtype=torch.float64)
+    perturbation.ascend(1.0)
+    late.grad = torch.tensor([0.0, 0.2], dtype=torch.float64)
+    perturbation.ascend(1.0)
+    assert [d.tolist() for d in delta_of(perturbation)] == [[0.2, 0.0], [0.0, 0.2]]
+
+
+def test_no_gradient_at_all_gives_no_perturbation():
+    model = network()
+    perturbation = Perturbation(model.parameters(), 0.5, "tensor")
+    perturbation.ascend(1.0)
+    assert (perturbation.norm.item(), perturbation.skipped.item()) == (0.0, 0.0)
+    with perturbation.applied():
+        assert torch.equal(model[0].weight, network()[0].weight)
+
+
+def test_a_zero_gradient_gives_a_zero_delta_not_nan():
+    param = nn.Parameter(torch.ones(3))
+    param.grad = torch.zeros(3)
+    perturbation = Perturbation([param], 0.5, "tensor")
+    perturbation.ascend(1e38)
+    assert torch.equal(delta_of(perturbation)[0], torch.zeros(3))
+
+
+def test_sparse_gradients_work():
+    table = nn.Embedding(4, 2, sparse=True)
+    table(torch.tensor([1])).sum().backward()
+    perturbation = Perturbation(table.parameters(), 1.0, "tensor")
+    perturbation.ascend(1e6)
+    (delta,) = delta_of(perturbation)
+    assert delta[0].tolist() == [0.0, 0.0]
+    assert delta.norm().item() == pytest.approx(1.0)
+
+
+def test_half_precision_norms_do_not_overflow_and_small_deltas_round_away():
+    param = nn.Parameter(torch.full((4,), 256.0, dtype=torch.float16))
+    param.grad = torch.full((4,), 3e4, dtype=torch.float16)  # its sum of squares is beyond float16
+    perturbation = Perturbation([param], 2.0, "tensor")
+    perturbation.ascend(1.0)
+    assert perturbation.norm.item() == pytest.approx(2.0)
+    assert delta_of(perturbation)[0].tolist() == [1.0] * 4
+    param.grad = torch.full((4,), 1.0, dtype=torch.float16)
+    small = Perturbation([param], 0.1, "tensor")
+    small.ascend(1.0)
+    assert delta_of(small)[0].tolist() == [0.0] * 4  # 0.05 is less than half of float16's step at 256
+
+
+def test_delta_is_freed_when_it_is_not_needed_again():
+    model = network()
+    perturbation = ascended(model, 0.5)
+    with perturbation.applied(keep=False):
+        pass
+    assert all(torch.equal(d, torch.zeros_like(d)) for d in delta_of(perturbation))
+    assert perturbation.norm.item() > 0  # it still tells of the Δ that was
+
+
+def test_accumulated_gradients_are_hidden_and_put_back_after_an_error():
+    model = network()
+    loss_of(model)().backward()
+    before = [p.grad for p in model.parameters()]
+    with pytest.raises(ValueError, match="stop"), gradients_set_aside(model.parameters()):
+        assert all(p.grad is None for p in model.parameters())
+        loss_of(model)().backward()
+        raise ValueError("stop")
+    assert all(p.grad is b for p, b in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("norm", ["tensor", "global"])
+def test_random_perturbations_fill_the_ball_evenly(norm):
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
+    radii = []
+    for _ in range(2000):
+        perturbation = Perturbation(params, 0.5, norm)
+        perturbation.randomize()
+        deltas = delta_of(perturbation)
+        radii.append((deltas[0] if norm == "tensor" else torch.cat(deltas)).norm().item())
+    dims = 2 if norm == "tensor" else 3
+    assert max(radii) <= 0.5 + 1e-6
+    assert sum(radii) / len(radii) == pytest.approx(0.5 * dims / (dims + 1), rel=0.03)  # mean radius in a ball
+
+
+def test_random_perturbations_follow_their_generator():
+    model = network()
+    draws = []
+    for seed in (3, 3, 4):
+        perturbation = Perturbation(model.parameters(), 0.5, "tensor")
+        perturbation.randomize(torch.Generator().manual_seed(seed))
+        draws.append(delta_of(perturbation)[0])
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
