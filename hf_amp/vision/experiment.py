@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
+from hf_amp.vision.sources import Images, build_model
 
 from hf_amp.vision.arguments import DataArguments, ImageTrainingArguments, ModelArguments
 from hf_amp.vision.figures import save_learning_curves
@@ -24,7 +25,6 @@ from hf_amp.vision.results import (
     write_json,
 )
 from hf_amp.vision.seed_run import SeedRun
-from hf_amp.vision.sources import Images, build_model
 
 CURVES_NAME = "learning_curves.png"
 # They say where and how loudly a run works, or on which device, not what it computes.
@@ -79,14 +79,14 @@ class Experiment:
         check_output_dir(self.folder, self.settings())
         with training.main_process_first(desc="load the images"):
             self.images = Images(data)
+        # What cannot be built is refused before anything is written.
+        self.parameters = build_model(model, training, self.images).num_parameters()
 
     def run(self) -> dict[str, Any]:
         """Train every seed that is not done yet and return the content of `results.json`."""
-        # What cannot be built is refused before anything is written.
-        parameters = build_model(self.model, self.training, self.images).num_parameters()
         if self.is_main:
             note_settings(self.folder, self.settings())
-            print(self.describe(parameters), flush=True)
+            print(self.describe(), flush=True)
         seeds, runs = self.training.all_seeds, []
         for seed in seeds:
             runs.append(self._finished(seed) or self._train(seed))
@@ -110,12 +110,8 @@ class Experiment:
             "processes": self.training.world_size,
         }
 
-    def describe(self, parameters: int) -> str:
-        """Return what will be done, in a few lines.
-
-        Args:
-            parameters: parameters of the network.
-        """
+    def describe(self) -> str:
+        """Return what will be done, in a few lines."""
         args, images = self.training, self.images
         strengths = {name: value for name, value in args.strengths().items() if value is not None}
         noise = f", {self.data.label_noise:.0%} of the labels replaced" if self.data.label_noise else ""
@@ -128,7 +124,7 @@ class Experiment:
             (
                 f"Method   {METHODS[args.method].label} "
                 + ", ".join(f"{name}={value}" for name, value in strengths.items()),
-                f"Model    {self.model.model}, {parameters:,} parameters",
+                f"Model    {self.model.model}, {self.parameters:,} parameters",
                 f"Data     {self.data.dataset}: {len(images.train):,} training{noise}, {held_out}, "
                 f"{len(images.test):,} test images; augmentation {self.data.augmentation}",
                 f"Training {self.length()}, batch {batch} on {args.world_size} process(es), seeds "

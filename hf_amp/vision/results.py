@@ -176,3 +176,18 @@ def _finite(content: Any) -> Any:
     if isinstance(content, (list, tuple)):
         return [_finite(value) for value in content]
     return content
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """Return the test metrics of one experiment as text: last and best, mean ± standard error over seeds."""
+    summary, runs = results["summary"], results["runs"]
+    chosen = {run["best_selected_on"] for run in runs}
+    best = f"best, chosen on {'/'.join(sorted(map(str, chosen)))}"
+    lines = [f"| test, {len(runs)} seed(s) | accuracy % | error % | NLL | ECE % |", "|---|---|---|---|---|"]
+    for which, name in (("last", "last epoch"), ("best", best)):
+        cells = [
+            format_mean(summary[which][metric], factor, digits)
+            for metric, factor, digits in (("accuracy", 100, 2), ("error_rate", 100, 2), ("nll", 1, 3), ("ece", 100, 2))
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hf_amp.vision.sources import Images, SeedData, build_model
 from torch.utils.data import Subset
 from transformers import set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -18,7 +19,6 @@ from hf_amp.vision.arguments import ImageTrainingArguments, ModelArguments
 from hf_amp.vision.metrics import compute_metrics, keep_logits
 from hf_amp.vision.results import METRIC_NAMES
 from hf_amp.vision.sharpness import SHARPNESS_RADIUS, measure_sharpness
-from hf_amp.vision.sources import Images, SeedData, build_model
 from hf_amp.vision.training import ImageTrainer, trainer_class
 
 _TRAINING_LOGS = ("loss", "erm_loss", "sharpness", "perturbation_norm", "skipped_ascents", "learning_rate", "grad_norm")
@@ -71,7 +71,8 @@ class SeedRun:
             "label_noise": self.data.label_noise,
             "sharpness": self._sharpness(),
             "sharpness_radius": SHARPNESS_RADIUS,
-            "test": {"last": self._test(), "best": self._test_best(best_step)},
+            "validation": self._metrics(self.data.validation, "validation"),
+            "test": {"last": self._metrics(self.data.test, "test"), "best": self._test_best(best_step)},
             "curves": curves(history),
         }
         if self.args.push_to_hub:
@@ -94,9 +95,11 @@ class SeedRun:
             preprocess_logits_for_metrics=keep_logits,
         )
 
-    def _test(self) -> dict[str, float]:
-        metrics = self.trainer.evaluate(self.data.test, metric_key_prefix="test")
-        return {name: metrics[f"test_{name}"] for name in METRIC_NAMES}
+    def _metrics(self, split: Any, name: str) -> dict[str, float] | None:
+        if split is None:
+            return None
+        metrics = self.trainer.evaluate(split, metric_key_prefix=name)
+        return {metric: metrics[f"{name}_{metric}"] for metric in METRIC_NAMES}
 
     def _test_best(self, best_step: int | None) -> dict[str, float] | None:
         """Test the weights of the best epoch and save them in `best`; None if they were not kept."""
@@ -109,7 +112,7 @@ class SeedRun:
                 return None
             model = trainer.accelerator.unwrap_model(trainer.model)
             model.load_state_dict(type(model).from_pretrained(str(checkpoint)).state_dict())
-        metrics = self._test()
+        metrics = self._metrics(self.data.test, "test")
         trainer.save_model(str(self.folder / "best"))
         return metrics
 

@@ -1,0 +1,66 @@
+"""Compare training methods on one data set and model: methods x label noise x seeds, one table, one figure.
+
+python examples/compare.py --config examples/digits.yaml
+python examples/compare.py --dataset digits --methods erm amp sam --label_noise 0 0.2 --seeds 0 1 2 \\
+    --validation_fraction 0.2 --select amp_epsilon=0.03,0.1,0.3
+
+A method may have settings of its own: erm:num_train_epochs=60 amp:amp_epsilon=0.3,amp_ascent_fraction=0.1.
+All other flags are those of image_classification.py. What is done is not run again. Writes comparison.json
+and
+comparison.png to output_dir.
+"""
+
+import argparse
+import sys
+
+from hf_amp.vision.command_line import expand_config, given_names, known_names
+from hf_amp.vision.comparison import Comparison, Selection, Variant, comparison_table
+from hf_amp.vision.methods import METHODS
+
+
+def own_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", help="YAML file with any of the flags; the command line overrides it.")
+    parser.add_argument(
+        "--methods", nargs="+", default=["erm", "amp"], help=f"Some of {', '.join(METHODS)}; also method:name=value,..."
+    )
+    parser.add_argument("--label_noise", nargs="+", type=float, default=[0.0], help="Shares of labels to replace.")
+    parser.add_argument("--select", nargs="+", default=[], help="name=value,value,...: chosen on validation images.")
+    parser.add_argument("--select_seeds", nargs="+", type=int, help="Seeds that choose; default: the first one.")
+    parser.add_argument("--output_dir", default="outputs/comparison", help="Where everything goes.")
+    return parser
+
+
+def parse(argv: list[str]) -> Comparison:
+    parser = own_parser()
+    words = expand_config(argv, known_names(vars(parser.parse_args([]))))
+    options, flags = parser.parse_known_args(words)
+    if "method" in given_names(flags):
+        raise ValueError("`--method` runs one method; write --methods erm amp")
+    return Comparison(
+        [Variant.parse(text) for text in options.methods],
+        options.label_noise,
+        flags,
+        options.output_dir,
+        [Selection.parse(text) for text in options.select],
+        options.select_seeds,
+    )
+
+
+def main(argv: list[str] | None = None) -> dict:
+    try:
+        comparison = parse(sys.argv[1:] if argv is None else argv)
+    except (ValueError, OSError) as error:  # what the user can mend; later errors keep their traceback
+        sys.exit(f"error: {error}")
+    content = comparison.run()
+    if comparison.is_main:
+        for which in ("last", "best"):
+            print(comparison_table(content["rows"], which), end="\n\n")
+        print(f"Table and figure are in {comparison.folder}")
+    return content
+
+
+if __name__ == "__main__":
+    main()
