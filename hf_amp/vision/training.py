@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 from transformers.training_args import OptimizerNames
 
@@ -94,9 +95,9 @@ class ImageTrainer(AMPTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
         """Divide the learning rate by 10 at 50 % and 75 % of the training, unless `lr_schedule` is "trainer"."""
         if self.lr_scheduler is None and self.args.lr_schedule == "step":
-            milestones = [max(1, round(share * num_training_steps)) for share in MILESTONES]
             chosen = self.optimizer if optimizer is None else optimizer
-            self.lr_scheduler = MultiStepLR(chosen, milestones, gamma=DECAY_PER_MILESTONE)
+            # Not MultiStepLR: it would begin a second `train` with the rate that the first one ended with.
+            self.lr_scheduler = LambdaLR(chosen, partial(step_factor, num_training_steps=num_training_steps))
             self._created_lr_scheduler = True  # another `train` makes a new one
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -135,6 +136,12 @@ class RMPTrainer(ImageTrainer):
 def trainer_class(method: str) -> type[ImageTrainer]:
     """Return the Trainer that runs a method of `hf_amp.vision.methods.METHODS`."""
     return RMPTrainer if method == "rmp" else ImageTrainer
+
+
+def step_factor(step: int, num_training_steps: int) -> float:
+    """Return the factor on the learning rate after `step` of `num_training_steps`: 1, 0.1 from 50 %, 0.01 from 75 %."""
+    passed = sum(step >= max(1, round(share * num_training_steps)) for share in MILESTONES)
+    return DECAY_PER_MILESTONE**passed
 
 
 def sgd_settings(args: ImageTrainingArguments) -> dict[str, Any]:
