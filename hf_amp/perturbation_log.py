@@ -1,10 +1,10 @@
 """What AMP steps report between two logs, summed on the device."""
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.trainer_pt_utils import nested_gather
 
 
 class PerturbationLog:
@@ -21,17 +21,17 @@ class PerturbationLog:
         for name, value in values.items():
             self._totals[name] = self._totals[name] + value if name in self._totals else value
 
-    def drain_into(self, logs: dict[str, float], global_step: int, parallel_mode: Any) -> None:
+    def drain_into(self, logs: dict[str, float], global_step: int, gather: Callable[[Tensor], Any]) -> None:
         """Write the means over steps and processes into `logs`, which hold `loss`, and start anew.
 
-        `skipped_ascents` is a count and stays a sum over the steps. All processes must call this together.
+        `skipped_ascents` is a count and stays a sum over the steps. All processes must call this together, with a
+        `gather` that concatenates their vectors.
         """
         steps = global_step - self._since
         if not self._totals or steps <= 0:
             return
         totals = torch.stack(list(self._totals.values()))
-        gathered = cast(Tensor, nested_gather(totals, parallel_mode))
-        means = gathered.reshape(-1, len(totals)).mean(dim=0).tolist()
+        means = gather(totals).reshape(-1, len(totals)).mean(dim=0).tolist()
         values = dict(zip(self._totals, means, strict=True))
         self._totals = {}
         if "sharpness" in values:

@@ -283,14 +283,15 @@ class AMPTrainerMixin(_TrainerBehind):
             if self.args.logging_nan_inf_filter:  # which keeps such values out of `loss`, too
                 sharpness = torch.where(sharpness.isfinite(), sharpness, 0.0)
             values["sharpness"] = sharpness
-        self._log.add({name: value.to(amp_loss.device) for name, value in values.items()}, self._globalstep_last_logged)
+        last_logged = getattr(self, "_globalstep_last_logged", 0)
+        self._log.add({name: value.to(amp_loss.device) for name, value in values.items()}, last_logged)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as `Trainer` does, with the figures of AMP beside the training loss."""
         # Only the Trainer's own report has just moved `_globalstep_last_logged`; a `loss` that user code logs in the
         # middle of a step, perhaps in one process alone, must not start a collective call.
         if "loss" in logs and self._globalstep_last_logged == self.state.global_step:
-            self._log.drain_into(logs, self.state.global_step, self.args.parallel_mode)
+            self._log.drain_into(logs, self.state.global_step, self.accelerator.gather)
         super().log(logs, *args, **kwargs)
 
 

@@ -105,7 +105,7 @@ def test_bad_values_are_refused_with_value_rule_and_remedy(field, value, error, 
 
 
 def test_start_after_end_is_refused():
-    with pytest.raises(ValueError, match="`amp_start` must be <= `amp_end`, got 0.75 > 0.25; swap them"):
+    with pytest.raises(ValueError, match=r"`amp_start` must be <= `amp_end`, got 0\.75 > 0\.25; swap them"):
         AMPTrainingArguments(output_dir="out", amp_start=0.75, amp_end=0.25)
 
 

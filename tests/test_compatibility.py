@@ -1,0 +1,413 @@
+"""What is refused, what is warned about, and what works beside it."""
+
+import importlib
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import peft
+import pytest
+import torch
+from accelerate.utils import DistributedType
+from test_trainer import InOrder
+from tiny import (
+    ModelThatCounts,
+    Points,
+    TinyModel,
+    amp_arguments,
+    amp_trainer,
+    largest_difference,
+    logs_of,
+    parameters_of,
+    tiny_model,
+)
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+)
+
+import hf_amp
+from hf_amp import AMPArguments, AMPTrainer, AMPTrainerMixin
+from hf_amp.compatibility import loss_ignores_num_items, target_parameters
+
+# --- refusals ---
+
+
+def refused(tmp_path, prepare, text, **overrides):
+    """The trainer that `prepare` makes unsupported says so before its first pass."""
+    trainer = amp_trainer(tmp_path, **overrides)
+    prepare(trainer)
+    with pytest.raises(NotImplementedError, match=text):
+        trainer.train()
+    assert trainer.model.passes == 0
+
+
+def test_deepspeed_is_refused(tmp_path):
+    refused(tmp_path, lambda t: setattr(t, "is_deepspeed_enabled", True), "DeepSpeed: .*use DDP or FSDP2")
+
+
+@pytest.mark.parametrize("size", ["get_cp_size", "get_sp_size"])
+def test_context_and_sequence_parallelism_are_refused(tmp_path, size):
+    refused(tmp_path, lambda t: setattr(t, size, lambda: 2), "context or sequence parallelism: set `cp_size`")
+
+
+def test_sagemaker_model_parallelism_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_amp.compatibility.is_sagemaker_mp_enabled", lambda: True)
+    with pytest.raises(NotImplementedError, match="SageMaker model parallelism: use DDP"):
+        amp_trainer(tmp_path)
+
+
+def test_megatron_is_refused(tmp_path, monkeypatch):
+    megatron = property(lambda self: DistributedType.MEGATRON_LM)
+    trainer = amp_trainer(tmp_path)
+    monkeypatch.setattr(type(trainer.accelerator), "distributed_type", megatron)
+    with pytest.raises(NotImplementedError, match="Megatron-LM"):
+        trainer.train()
+
+
+def test_fsdp_version_1_is_refused_with_the_setting_that_chooses_version_2(tmp_path):
+    refused(tmp_path, lambda t: setattr(t, "is_fsdp_enabled", True), 'FSDP version 1: .*"fsdp_version": 2')
+
+
+def test_fsdp_on_xla_is_refused(tmp_path):
+    refused(tmp_path, lambda t: setattr(t, "is_fsdp_xla_enabled", True), "FSDP on XLA")
+
+
+@pytest.mark.parametrize("optim", ["lomo", "adalomo", "galore_adamw_layerwise", "apollo_adamw_layerwise"])
+def test_optimizers_that_step_inside_backward_are_refused_at_construction(tmp_path, optim):
+    with pytest.raises(NotImplementedError, match=f"optimizer '{optim}': it steps inside backward.*another `optim`"):
+        amp_trainer(tmp_path, optim=optim)
+
+
+def test_such_an_optimizer_handed_over_is_refused_too(tmp_path):
+    class AdaLomo(torch.optim.SGD):
+        pass
+
+    model = tiny_model()
+    with pytest.raises(NotImplementedError, match="optimizer 'AdaLomo'"):
+        amp_trainer(tmp_path, model, optimizers=(AdaLomo(model.parameters(), lr=0.1), None))
+
+
+def test_what_is_refused_trains_when_amp_is_switched_off(tmp_path):
+    trainer = amp_trainer(tmp_path, amp_epsilon=0.0, optimizers=(None, None))
+    trainer.is_fsdp_xla_enabled = False
+    trainer.get_cp_size = lambda: 2
+    trainer._begin_amp()
+
+
+def test_the_mixin_behind_its_trainer_is_refused():
+    with pytest.raises(TypeError, match="Backwards must name AMPTrainerMixin before its Trainer"):
+        type("Backwards", (Trainer, AMPTrainerMixin), {})
+
+
+def test_a_second_amp_mixin_is_refused():
+    with pytest.raises(TypeError, match="Twice has a second AMP mixin"):
+        type("Twice", (AMPTrainer, AMPTrainerMixin), {})
+    with pytest.raises(TypeError):  # Python itself finds no order for these bases
+        type("Twice", (AMPTrainerMixin, AMPTrainer), {})
+    copied = type("AMPTrainerMixin", (), {})  # as a second installed copy of the module would bring
+    with pytest.raises(TypeError, match="Twice has a second AMP mixin"):
+        type("Twice", (AMPTrainer, copied), {})
+
+
+def test_target_parameters_that_match_nothing_are_refused_at_construction(tmp_path):
+    with pytest.raises(ValueError, match=r"must match a trainable parameter, got \['attention'\]; the names are first"):
+        amp_trainer(tmp_path, amp_target_parameters="attention")
+
+
+def test_target_parameters_that_are_frozen_are_refused(tmp_path):
+    model = tiny_model()
+    model.classifier.requires_grad_(False)
+    with pytest.raises(ValueError, match="must match a trainable parameter"):
+        amp_trainer(tmp_path, model, amp_target_parameters="classifier")
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="must have a trainable parameter to perturb"):
+        amp_trainer(tmp_path, model)
+
+
+def test_one_pattern_of_several_that_matches_nothing_is_warned_about(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        amp_trainer(tmp_path, amp_target_parameters=["classifier", "clasifier"])
+    assert "'clasifier' matches no trainable parameter" in caplog.text
+    assert "'classifier' matches" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch imports its own deprecated module
+def test_names_are_those_of_the_unwrapped_model():
+    model = nn.DataParallel(torch.compile(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))))
+    names = {id(p): n for n, p in model.module._orig_mod.named_parameters()}
+    found = [names[id(p)] for p in target_parameters(model, ("^1\\.",))]
+    assert found == ["1.weight", "1.bias"]
+
+
+# --- the loss that ignores the number of items ---
+
+
+def resnet():
+    config = AutoConfig.for_model(
+        "resnet", num_channels=1, embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", num_labels=3
+    )
+    torch.manual_seed(0)
+    return AutoModelForImageClassification.from_config(config)
+
+
+class Images(torch.utils.data.Dataset):
+    def __init__(self):
+        self.pixels = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        return {"pixel_values": self.pixels[index], "labels": index % 3}
+
+
+def ignoring_run(tmp_path, caplog, prepare=lambda model: None, **overrides):
+    model = resnet()
+    prepare(model)
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        trainer = amp_trainer(tmp_path, model, data=Images(), amp_epsilon=0.01, **overrides)
+        trainer.train()
+    return trainer, "ignores it" in caplog.text
+
+
+SPLIT = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 8}
+
+
+def test_a_model_whose_loss_ignores_num_items_is_warned_about_where_it_matters(tmp_path, caplog):
+    trainer, warned = ignoring_run(tmp_path, caplog, **SPLIT)
+    assert warned
+    assert "`model.accepts_loss_kwargs = False`" in caplog.text
+    assert logs_of(trainer)[0]["loss"] > 4  # the caveat itself: eight micro-batches, eight times the loss
+    _, warned = ignoring_run(tmp_path, caplog, per_device_train_batch_size=32)
+    assert not warned
+
+
+def test_the_remedy_of_that_warning_works(tmp_path, caplog):
+    def remedy(model):
+        model.accepts_loss_kwargs = False
+
+    split, warned = ignoring_run(tmp_path, caplog, remedy, **SPLIT)
+    assert not warned
+    assert logs_of(split)[0]["loss"] < 2
+
+
+def test_models_that_use_the_number_of_items_are_not_warned_about(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        amp_trainer(tmp_path, tiny_model(ModelThatCounts), gradient_accumulation_steps=2).train()
+    assert "ignores it" not in caplog.text
+
+
+def test_the_check_of_the_loss_leaves_mode_and_random_state_alone():
+    model, data = tiny_model(ModelThatCounts, dropout=0.5), Points(4)
+    before = torch.get_rng_state()
+    assert not loss_ignores_num_items(model, {"x": data.x, "labels": data.labels}, 4)
+    assert model.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# --- what works beside it ---
+
+
+def test_any_trainer_subclass_becomes_an_amp_one(tmp_path):
+    @dataclass
+    class Config(AMPArguments, Seq2SeqTrainingArguments):
+        pass
+
+    class AMPSeq2SeqTrainer(AMPTrainerMixin, Seq2SeqTrainer):
+        pass
+
+    model, plain = tiny_model(), tiny_model()
+    args = amp_arguments(tmp_path, Config, amp_epsilon=0.1)
+    trainer = AMPSeq2SeqTrainer(model=model, args=args, train_dataset=Points())
+    trainer.train()
+    assert "sharpness" in logs_of(trainer)[0]
+    amp_trainer(tmp_path, plain, amp_epsilon=0.1).train()
+    assert largest_difference(parameters_of(model), parameters_of(plain)) == 0.0
+
+
+def test_a_subclass_with_a_step_and_a_loss_of_its_own_keeps_them(tmp_path):
+    steps = []
+
+    class Own(Trainer):
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            steps.append(1)
+            return super().training_step(model, inputs, num_items_in_batch)
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            outputs = model(inputs["x"])
+            loss = nn.functional.cross_entropy(outputs.logits, inputs["labels"]) * 2
+            return (loss, outputs) if return_outputs else loss
+
+    class AMPOwn(AMPTrainerMixin, Own):
+        pass
+
+    trainer = amp_trainer(tmp_path, cls=AMPOwn, amp_epsilon=0.1)
+    trainer.train()
+    assert len(steps) == 12
+    assert logs_of(trainer)[0]["loss"] > 2
+
+
+def test_hyperparameter_search_over_amp_fields(tmp_path):
+    seen = []
+
+    class Look(AMPTrainer):
+        def find_perturbation(self, *args, **kwargs):
+            perturbation = super().find_perturbation(*args, **kwargs)
+            seen.append((self.args.amp_epsilon, perturbation.norm.item()))
+            return perturbation
+
+    trainer = amp_trainer(
+        tmp_path,
+        None,
+        Look,
+        model_init=lambda: tiny_model(),
+        eval_dataset=Points(8),
+        amp_norm="global",
+        amp_inner_lr=1e6,
+    )
+    best = trainer.hyperparameter_search(
+        hp_space=lambda trial: {"amp_epsilon": trial.suggest_categorical("amp_epsilon", [0.125, 0.25, 0.5])},
+        backend="optuna",
+        n_trials=3,
+        direction="minimize",
+        compute_objective=lambda metrics: metrics["eval_loss"],
+    )
+    assert best.hyperparameters["amp_epsilon"] in (0.125, 0.25, 0.5)
+    assert len(seen) == 18
+    assert all(norm == pytest.approx(epsilon) for epsilon, norm in seen)
+
+
+def test_gradient_checkpointing_gives_the_same_weights(tmp_path):
+    class Checkpointed(TinyModel):
+        def forward(self, x, labels=None):
+            if self.training:
+                hidden = torch.utils.checkpoint.checkpoint(
+                    lambda y: self.norm(self.first(y)).tanh(), x, use_reentrant=False
+                )
+            else:
+                hidden = self.norm(self.first(x)).tanh()
+            logits = self.classifier(self.middle(hidden).tanh())
+            loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+            return {"loss": loss, "logits": logits}
+
+    plain, checkpointed = tiny_model(batch_norm=True), tiny_model(Checkpointed, batch_norm=True)
+    for model in (plain, checkpointed):
+        amp_trainer(tmp_path, model, amp_epsilon=0.1, amp_norm_stats="clean").train()
+    assert largest_difference(parameters_of(plain), parameters_of(checkpointed)) <= 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("stats", ["every_pass", "descent"])
+def test_torch_compile_gives_the_same_weights(tmp_path, stats):
+    plain, compiled = tiny_model(batch_norm=True), tiny_model(batch_norm=True)
+    for model, compiles in ((plain, False), (compiled, True)):
+        options = {"torch_compile": compiles, "torch_compile_backend": "aot_eager"} if compiles else {}
+        amp_trainer(tmp_path, model, amp_epsilon=0.1, amp_norm_stats=stats, **options).train()
+    assert largest_difference(parameters_of(plain), parameters_of(compiled)) <= 1e-10
+    assert torch.allclose(plain.norm.running_mean, compiled.norm.running_mean)
+
+
+def test_data_parallel_wrapping_trains_the_same_weights(tmp_path):
+    plain, wrapped = tiny_model(), tiny_model()
+    amp_trainer(tmp_path, plain, amp_epsilon=0.1).train()
+
+    class Wraps(AMPTrainer):
+        def training_step(self, model, *args, **kwargs):
+            return super().training_step(nn.DataParallel(model), *args, **kwargs)
+
+    amp_trainer(tmp_path, wrapped, Wraps, amp_epsilon=0.1).train()
+    assert largest_difference(parameters_of(plain), parameters_of(wrapped)) == 0.0
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers for it
+def test_peft_models_move_only_their_adapters(tmp_path):
+    config = peft.LoraConfig(target_modules=["first", "middle"], r=2, modules_to_save=["classifier"])
+    model = peft.get_peft_model(tiny_model(), config)
+    base = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+    moved = set()
+
+    class Look(InOrder):
+        def compute_loss(self, model, *args, **kwargs):
+            moved.update(n for n, p in model.named_parameters() if n in base and not torch.equal(p, base[n]))
+            return super().compute_loss(model, *args, **kwargs)
+
+    trainer = amp_trainer(tmp_path, model, Look, amp_epsilon=0.1)
+    before = parameters_of(model)
+    trainer.train()
+    assert moved == set()
+    after = parameters_of(model)
+    assert all(torch.equal(after[name], base[name]) for name in base)
+    assert any(not torch.equal(before[n], after[n]) for n in before if "lora_B" in n)
+
+
+def test_a_schedule_free_optimizer_changes_its_weights_before_they_are_perturbed(tmp_path):
+    """Such an optimizer moves the weights itself when it enters training mode, also after an evaluation."""
+
+    class Moves(torch.optim.SGD):
+        training = False
+
+        def train(self):
+            if not self.training:
+                self._shift(1.0)
+            self.training = True
+
+        def eval(self):
+            if self.training:
+                self._shift(-1.0)
+            self.training = False
+
+        def _shift(self, amount):
+            with torch.no_grad():
+                for group in self.param_groups:
+                    for param in group["params"]:
+                        param.add_(amount * 2**-8)
+
+    model = tiny_model()
+    theta = parameters_of(model)
+    optimizer = Moves(model.parameters(), lr=0.0)
+    trainer = amp_trainer(
+        tmp_path,
+        model,
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
+        eval_dataset=Points(8),
+        eval_strategy="steps",
+        eval_steps=2,
+        amp_epsilon=0.1,
+    )
+    trainer.train()
+    optimizer.eval()
+    assert largest_difference(theta, parameters_of(model)) <= 1e-15
+
+
+# --- the package ---
+
+
+def test_public_names_and_types():
+    assert hf_amp.__all__ == sorted(hf_amp.__all__)
+    assert {"AMPArguments", "AMPTrainer", "AMPTrainerMixin", "AMPTrainingArguments", "__version__"} == set(
+        hf_amp.__all__
+    )
+    assert all(hasattr(hf_amp, name) for name in hf_amp.__all__)
+    assert (importlib.resources.files("hf_amp") / "py.typed").is_file()
+
+
+@pytest.mark.slow
+def test_importing_the_package_loads_nothing_heavy():
+    heavy = ("datasets", "kornia", "matplotlib", "sklearn", "evaluate")
+    code = f"import sys, hf_amp; print([name for name in {heavy} if name in sys.modules])"
+    # Not more than the Trainer by itself, which imports some of them where they are installed.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    plain = subprocess.run(
+        [sys.executable, "-c", code.replace("hf_amp", "transformers.trainer")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == plain.stdout
