@@ -14,11 +14,16 @@ SETTINGS = {
     "gradient_accumulation_steps": 2,
     "save_strategy": "steps",
     "save_steps": 4,  # of six steps an epoch: in the middle of one
-    "optim": "sgd",
-    "optim_args": "momentum=0.9,nesterov=True",
     "lr_scheduler_type": "linear",
     "amp_epsilon": 0.1,
 }
+
+
+def resumable_trainer(output_dir, cls=AMPTrainer, **schedule):
+    model = tiny_model(batch_norm=True, dropout=0.3, dtype=torch.float32)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    data = Points(dtype=torch.float32)
+    return amp_trainer(output_dir, model, cls, data=data, optimizers=(optimizer, None), **SETTINGS, **schedule)
 
 
 def state_of(trainer):
@@ -32,10 +37,6 @@ def state_of(trainer):
     }
 
 
-def model_with_everything(dtype=torch.float32):
-    return tiny_model(batch_norm=True, dropout=0.3, dtype=dtype)
-
-
 @pytest.mark.parametrize(
     "schedule",
     [{}, {"amp_every": 5}, {"amp_start": 0.5}, {"amp_end": 0.5}, {"amp_scope": "micro_batch", "amp_inner_iter": 2}],
@@ -43,22 +44,17 @@ def model_with_everything(dtype=torch.float32):
 )
 @pytest.mark.parametrize("checkpoint", [4, 8])
 def test_a_resumed_run_is_bit_identical_to_one_that_was_not_stopped(tmp_path, schedule, checkpoint):
-    data = Points(dtype=torch.float32)
-    whole = amp_trainer(tmp_path, model_with_everything(), data=data, **SETTINGS, **schedule)
+    whole = resumable_trainer(tmp_path, **schedule)
     whole.train()
-    resumed = amp_trainer(tmp_path / "again", model_with_everything(), data=data, **SETTINGS, **schedule)
+    resumed = resumable_trainer(tmp_path / "again", **schedule)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{checkpoint}"))
     assert whole.state.global_step == resumed.state.global_step == 12
     assert_identical(state_of(resumed), state_of(whole))
 
 
 def test_optimizer_state_holds_nothing_of_amp(tmp_path):
-    amp, plain = (
-        amp_trainer(tmp_path / cls.__name__, model_with_everything(), cls, data=Points(dtype=torch.float32), **settings)
-        for cls, settings in ((AMPTrainer, SETTINGS), (Trainer, SETTINGS))
-    )
-    amp.train()
-    plain.train()
+    for cls in (AMPTrainer, Trainer):
+        resumable_trainer(tmp_path / cls.__name__, cls).train()
     states = [torch.load(tmp_path / cls.__name__ / "checkpoint-4" / "optimizer.pt") for cls in (AMPTrainer, Trainer)]
     assert states[0]["param_groups"] == states[1]["param_groups"]
     assert [sorted(state) for state in states[0]["state"].values()] == [["momentum_buffer"]] * 8
@@ -70,9 +66,8 @@ def test_optimizer_state_holds_nothing_of_amp(tmp_path):
 
 @pytest.mark.parametrize(("writer", "reader"), [(AMPTrainer, Trainer), (Trainer, AMPTrainer)])
 def test_a_checkpoint_of_one_trainer_opens_in_the_other(tmp_path, writer, reader):
-    data = Points(dtype=torch.float32)
-    amp_trainer(tmp_path, model_with_everything(), writer, data=data, **SETTINGS).train()
-    other = amp_trainer(tmp_path / "other", model_with_everything(), reader, data=data, **SETTINGS)
+    resumable_trainer(tmp_path, writer).train()
+    other = resumable_trainer(tmp_path / "other", reader)
     other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert other.state.global_step == 12
     assert ["sharpness" in entry for entry in other.state.log_history if "loss" in entry] == (
