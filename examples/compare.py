@@ -13,6 +13,8 @@ comparison.png to output_dir.
 import argparse
 import sys
 
+from transformers.utils import logging
+
 from hf_amp.vision.command_line import expand_config, given_names, known_names
 from hf_amp.vision.comparison import Comparison, Selection, Variant, comparison_table
 from hf_amp.vision.methods import METHODS
@@ -50,6 +52,7 @@ def parse(argv: list[str]) -> Comparison:
 
 
 def main(argv: list[str] | None = None) -> dict:
+    logging.disable_progress_bar()  # a bar for every checkpoint that is written
     try:
         comparison = parse(sys.argv[1:] if argv is None else argv)
     except (ValueError, OSError) as error:  # what the user can mend; later errors keep their traceback

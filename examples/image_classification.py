@@ -11,12 +11,15 @@ The same command goes on where a stopped one ended. Several processes: accelerat
 
 import sys
 
+from transformers.utils import logging
+
 from hf_amp.vision.command_line import parse_command_line, warn_of_unused_flags
 from hf_amp.vision.experiment import Experiment
 from hf_amp.vision.results import results_table
 
 
 def main(argv: list[str] | None = None) -> dict:
+    logging.disable_progress_bar()  # a bar for every checkpoint that is written
     words = sys.argv[1:] if argv is None else argv
     try:
         model, data, training = parse_command_line(words, description=__doc__)

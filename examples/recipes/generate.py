@@ -11,13 +11,9 @@ from hf_amp.vision.recipes import RECIPES
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="Print the recipes and write nothing.")
-    parser.add_argument(
-        "--folder", type=Path, default=Path(__file__).parent, help="Where to write the files."
-    )
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="Where to write the files.")
     options = parser.parse_args()
     for name, recipe in RECIPES.items():
         if options.list:

@@ -194,6 +194,9 @@ class ImageTrainingArguments(AMPTrainingArguments):
     eval_accumulation_steps: int | None = field(default=1, metadata={"help": "Evaluation batches kept on the device."})
     metric_for_best_model: str | None = field(default="error_rate", metadata={"help": "Metric of the best epoch."})
     greater_is_better: bool | None = field(default=False, metadata={"help": "Whether that metric should be high."})
+    disable_tqdm: bool | None = field(
+        default=True, metadata={"help": "A line per epoch (true) or progress bars (false)."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
 
     def __post_init__(self) -> None:

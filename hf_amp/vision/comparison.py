@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from hf_amp.vision.experiment import Experiment
 from hf_amp.vision.figures import save_comparison
 from hf_amp.vision.methods import METHODS
 from hf_amp.vision.results import environment, format_mean, write_json
+from hf_amp.vision.sources import Images
 
 COMPARISON_NAME = "comparison.json"
 FIGURE_NAME = "comparison.png"
@@ -129,6 +130,7 @@ class Comparison:
                 raise ValueError(f"`{name}` must hold at least one value, got none; add one")
             if any(value in values[:i] for i, value in enumerate(values)):
                 raise ValueError(f"`{name}` must not repeat itself; leave the repeated ones out")
+        self._images: dict[str, Images] = {}
         self.variants, self.label_noise, self.select = list(variants), list(label_noise), list(select)
         self.flags, self.folder, self.select_seeds = list(flags), Path(output_dir), select_seeds
         _, data, training = self._parse(self.variants[0], self.label_noise[0])
@@ -151,12 +153,19 @@ class Comparison:
                 results = self._experiment(chosen, noise).run()
                 rows.append(self._row(variant, chosen, noise, results, selections))
                 if self.is_main:
-                    self._write(rows)
+                    write_json(self.folder / COMPARISON_NAME, self._content(rows))
+        if self.is_main:
+            title = f"{self.data_arguments.dataset}: last epoch, mean ± standard error"
+            save_comparison(self.folder / FIGURE_NAME, rows, title)
         return self._content(rows)
 
     def _experiment(self, variant: Variant, noise: float, seeds: Sequence[int] | None = None) -> Experiment:
         model, data, training = self._parse(variant, noise, seeds)
-        return Experiment(model, data, training)
+        # Loaded once for all methods: only the labels' noise differs, and it belongs to a seed.
+        key = repr(replace(data, label_noise=0.0))
+        experiment = Experiment(model, data, training, self._images.get(key), verbose=False)
+        self._images[key] = experiment.images
+        return experiment
 
     def _parse(self, variant: Variant, noise: float, seeds: Sequence[int] | None = None) -> Any:
         words = [*self.flags, "--method", variant.method, "--label_noise", str(noise)]
@@ -211,10 +220,6 @@ class Comparison:
             "rows": rows,
             **environment(self.training.world_size),
         }
-
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        write_json(self.folder / COMPARISON_NAME, self._content(rows))
-        save_comparison(self.folder / FIGURE_NAME, rows, f"{self.data_arguments.dataset}: last epoch, mean ± s.e.")
 
 
 def comparison_table(rows: Sequence[dict[str, Any]], which: str = "last") -> str:

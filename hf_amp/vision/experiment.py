@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from hf_amp.vision.sources import Images, build_model
+from transformers import set_seed
 
 from hf_amp.vision.arguments import DataArguments, ImageTrainingArguments, ModelArguments
 from hf_amp.vision.figures import save_learning_curves
@@ -25,6 +25,7 @@ from hf_amp.vision.results import (
     write_json,
 )
 from hf_amp.vision.seed_run import SeedRun
+from hf_amp.vision.sources import Images, build_model
 
 CURVES_NAME = "learning_curves.png"
 # They say where and how loudly a run works, or on which device, not what it computes.
@@ -58,7 +59,9 @@ class Experiment:
         model: which network.
         data: which images.
         training: how to train, and where the results go.
+        images: the data set, if `data` is loaded already.
         command: what the user typed, for the record; None: this process's command line.
+        verbose: say what will be done and print a line per epoch; else a line per seed.
 
     Raises:
         ValueError: settings that do not fit together, or that differ from those that `output_dir` was made
@@ -70,15 +73,18 @@ class Experiment:
         model: ModelArguments,
         data: DataArguments,
         training: ImageTrainingArguments,
+        images: Images | None = None,
         command: str | None = None,
+        verbose: bool = True,
     ) -> None:
+        self.verbose = verbose
         self.model, self.data, self.training = model, data, training
         self.command = shlex.join(sys.argv) if command is None else command
         self.folder = Path(str(training.output_dir))
         self.is_main = training.process_index == 0
         check_output_dir(self.folder, self.settings())
         with training.main_process_first(desc="load the images"):
-            self.images = Images(data)
+            self.images = Images(data) if images is None else images
         # What cannot be built is refused before anything is written.
         self.parameters = build_model(model, training, self.images).num_parameters()
 
@@ -86,12 +92,15 @@ class Experiment:
         """Train every seed that is not done yet and return the content of `results.json`."""
         if self.is_main:
             note_settings(self.folder, self.settings())
-            print(self.describe(), flush=True)
+            if self.verbose:
+                print(self.describe(), flush=True)
         seeds, runs = self.training.all_seeds, []
         for seed in seeds:
             runs.append(self._finished(seed) or self._train(seed))
             if self.is_main:
-                self._write(runs)
+                write_json(self.folder / RESULTS_NAME, self.report(runs))
+        if self.is_main:
+            self._draw(runs)
         return self.report(runs)
 
     def settings(self) -> dict[str, Any]:
@@ -158,9 +167,15 @@ class Experiment:
         }
 
     def _train(self, seed: int) -> dict[str, Any]:
-        run = SeedRun(self.model, self.training, self.images, self._seed_folder(seed), seed).run()
+        folder = self._seed_folder(seed)
+        data = self.images.for_seed(seed, self.data, self.training)
+        set_seed(seed)
+        network = build_model(self.model, self.training, self.images)
+        run = SeedRun(network, self.training, data, folder, seed, self.verbose).run()
         if self.is_main:
-            write_json(self._seed_folder(seed) / RESULTS_NAME, run)
+            write_json(folder / RESULTS_NAME, run)
+            error, seconds = run["test"]["last"]["error_rate"], run["seconds"]
+            print(f"{self.folder.name}, seed {seed}: test error {error:.2%} after {seconds:.1f} s", flush=True)
         return run
 
     def _finished(self, seed: int) -> dict[str, Any] | None:
@@ -168,12 +183,11 @@ class Experiment:
         found = [read_json(self._seed_folder(seed) / RESULTS_NAME) if self.is_main else None]
         if self.training.world_size > 1:
             broadcast_object_list(found)
-        if found[0] is not None and self.is_main:
+        if found[0] is not None and self.is_main and self.verbose:
             print(f"Seed {seed} is done already", flush=True)
         return found[0]
 
-    def _write(self, runs: list[dict[str, Any]]) -> None:
-        write_json(self.folder / RESULTS_NAME, self.report(runs))
+    def _draw(self, runs: list[dict[str, Any]]) -> None:
         title = f"{METHODS[self.training.method].label}, {self.model.model}, {self.data.dataset}"
         if self.data.label_noise:
             title += f", {self.data.label_noise:.0%} label noise"

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import copy
-import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from hf_amp.vision.sources import Images, SeedData, build_model
 from torch.utils.data import Subset
-from transformers import set_seed
+from transformers import PreTrainedModel, PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_amp.vision.arguments import ImageTrainingArguments, ModelArguments
+from hf_amp.vision.arguments import ImageTrainingArguments
 from hf_amp.vision.metrics import compute_metrics, keep_logits
+from hf_amp.vision.progress import EpochLine
 from hf_amp.vision.results import METRIC_NAMES
 from hf_amp.vision.sharpness import SHARPNESS_RADIUS, measure_sharpness
+from hf_amp.vision.sources import SeedData
 from hf_amp.vision.training import ImageTrainer, trainer_class
 
 _TRAINING_LOGS = ("loss", "erm_loss", "sharpness", "perturbation_norm", "skipped_ascents", "learning_rate", "grad_norm")
@@ -29,26 +28,27 @@ class SeedRun:
     """Train one network with one seed.
 
     Args:
-        model: which network.
+        model: the network, with its initial weights.
         training: how to train; copied, so that `output_dir` and `seed` of this run stay here.
-        images: the data set.
+        data: the seed's data.
         folder: where checkpoints, the last model and, in `best`, the best one go.
-        seed: of the initial weights, the batches, the augmentation and the label noise.
+        seed: of the batches, dropout and random perturbations.
+        verbose: print a line per epoch.
     """
 
     def __init__(
         self,
-        model: ModelArguments,
+        model: PreTrainedModel,
         training: ImageTrainingArguments,
-        images: Images,
+        data: SeedData,
         folder: Path,
         seed: int,
+        verbose: bool = True,
     ) -> None:
-        self.seed, self.folder = seed, folder
+        self.seed, self.folder, self.verbose = seed, folder, verbose
         self.args = _arguments_of_seed(training, folder, seed)
-        self.data: SeedData = images.for_seed(seed, training)
-        set_seed(seed)
-        self.trainer = self._make_trainer(build_model(model, training, images))
+        self.data = data
+        self.trainer = self._make_trainer(model)
 
     def run(self) -> dict[str, Any]:
         """Train, or continue, and return the results of the seed."""
@@ -59,6 +59,9 @@ class SeedRun:
         output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         history, best_step = list(trainer.state.log_history), trainer.state.best_global_step
         trainer.save_model(str(self.folder))
+        last = self._metrics(self.data.test, "test")
+        if self.args.push_to_hub:
+            trainer.push_to_hub()  # before the weights of the best epoch take the place of the last ones
         results = {
             "seed": self.seed,
             "eval_split": self.data.eval_split,
@@ -72,17 +75,15 @@ class SeedRun:
             "sharpness": self._sharpness(),
             "sharpness_radius": SHARPNESS_RADIUS,
             "validation": self._metrics(self.data.validation, "validation"),
-            "test": {"last": self._metrics(self.data.test, "test"), "best": self._test_best(best_step)},
+            "test": {"last": last, "best": self._test_best(best_step)},
             "curves": curves(history),
         }
-        if self.args.push_to_hub:
-            trainer.push_to_hub()
         self._release()
         return results
 
-    def _make_trainer(self, model: Any) -> ImageTrainer:
+    def _make_trainer(self, model: PreTrainedModel) -> ImageTrainer:
         data = self.data
-        return trainer_class(self.args.method)(
+        trainer = trainer_class(self.args.method)(
             model=model,
             args=self.args,
             train_dataset=data.train,
@@ -94,6 +95,11 @@ class SeedRun:
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=keep_logits,
         )
+        if self.args.disable_tqdm:
+            trainer.remove_callback(PrinterCallback)
+            if self.verbose:
+                trainer.add_callback(EpochLine(f"seed {self.seed}", data.eval_split))
+        return trainer
 
     def _metrics(self, split: Any, name: str) -> dict[str, float] | None:
         if split is None:
@@ -110,7 +116,7 @@ class SeedRun:
             checkpoint = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{best_step}"
             if not checkpoint.is_dir():
                 return None
-            model = trainer.accelerator.unwrap_model(trainer.model)
+            model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
             model.load_state_dict(type(model).from_pretrained(str(checkpoint)).state_dict())
         metrics = self._metrics(self.data.test, "test")
         trainer.save_model(str(self.folder / "best"))
@@ -129,11 +135,9 @@ class SeedRun:
 
     def _release(self) -> None:
         """Give memory back before the next seed."""
-        self.trainer.accelerator.free_memory()
+        accelerator = self.trainer.accelerator
         del self.trainer
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        accelerator.free_memory()
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
@@ -180,7 +184,7 @@ def _arguments_of_seed(training: ImageTrainingArguments, folder: Path, seed: int
     return args
 
 
-def _epoch_of_step(history: list[Mapping[str, Any]], step: int | None) -> float | None:
+def _epoch_of_step(history: Sequence[Mapping[str, Any]], step: int | None) -> float | None:
     return next((entry["epoch"] for entry in history if step and entry["step"] == step), None)
 
 

@@ -1,0 +1,155 @@
+"""From the command's arguments to what a Trainer takes: splits, collators, image processor, network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from hf_amp.models import MODEL_NAMES, build_config
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+from hf_amp.vision import (
+    DecodedImages,
+    ImageCollator,
+    add_label_noise,
+    load_image_dataset,
+    make_image_processor,
+    normalisation,
+)
+from hf_amp.vision.arguments import DataArguments, ImageTrainingArguments, ModelArguments
+
+
+@dataclass(frozen=True)
+class SeedData:
+    """What the training of one seed reads.
+
+    Args:
+        train: training images, with the seed's label noise.
+        validation: held-out images; None if none are held out.
+        test: test images.
+        train_collator: makes augmented batches.
+        eval_collator: makes plain batches.
+        pixel_std: (channels,) what images are divided by.
+        image_processor: does the same to any image; it is saved beside the model.
+        label_noise: share, seed and number of the labels that were replaced.
+    """
+
+    train: Any
+    validation: Any | None
+    test: Any
+    train_collator: Any
+    eval_collator: Any
+    pixel_std: Tensor
+    image_processor: BaseImageProcessor
+    label_noise: dict[str, Any]
+
+    @property
+    def eval_split(self) -> str:
+        """What is evaluated after each epoch, and chooses the best one."""
+        return "test" if self.validation is None else "validation"
+
+    @property
+    def evaluation(self) -> Any:
+        """The images of `eval_split`."""
+        return self.test if self.validation is None else self.validation
+
+
+class Images:
+    """A data set, loaded once for all seeds, methods and shares of label noise.
+
+    Args:
+        data: which images.
+
+    Raises:
+        ValueError: the data set, its columns or its classes are not what the arguments say.
+    """
+
+    def __init__(self, data: DataArguments) -> None:
+        splits = load_image_dataset(
+            data.dataset,
+            path=data.dataset_path,
+            coarse_labels=data.coarse_labels,
+            extra=data.extra,
+            validation_fraction=data.validation_fraction,
+            max_train_samples=data.max_train_samples,
+            seed=data.split_seed,
+        )
+        self.train: Dataset = splits["train"]
+        self.validation: Dataset | None = splits.get("validation")
+        self.test: Dataset = splits["test"]
+        self.label_names: list[str] = self.train.features["label"].names
+        first = self.train[0]["image"]
+        self.image_size, self.num_channels = first.size[0], len(first.getbands())
+        self._decoded_test = DecodedImages(self.test)
+        self._decoded_validation = None if self.validation is None else DecodedImages(self.validation)
+
+    def for_seed(self, seed: int, data: DataArguments, training: ImageTrainingArguments) -> SeedData:
+        """Return what one seed trains and is tested on.
+
+        Args:
+            seed: of the label noise and the augmentation.
+            data: gives label noise and augmentation.
+            training: gives the method.
+        """
+        train = self.train
+        if data.label_noise:
+            train = add_label_noise(train, data.label_noise, seed)
+        changed = sum(a != b for a, b in zip(self.train["label"], train["label"], strict=True))
+        _, std = normalisation(data.dataset)
+        mixup_alpha = training.mixup_alpha if training.method == "mixup" else None
+        return SeedData(
+            train=DecodedImages(train),
+            validation=self._decoded_validation,
+            test=self._decoded_test,
+            train_collator=ImageCollator(
+                data.dataset, augmentation=data.augmentation, mixup_alpha=mixup_alpha, train=True, seed=seed
+            ),
+            eval_collator=ImageCollator(data.dataset, train=False),
+            pixel_std=torch.tensor(std),
+            image_processor=make_image_processor(data.dataset, self.image_size),
+            label_noise={"share": data.label_noise, "seed": seed, "changed": changed, "of": len(train)},
+        )
+
+
+def build_model(model: ModelArguments, training: ImageTrainingArguments, images: Images) -> PreTrainedModel:
+    """Return the network for the data set, with fresh weights or, from the Hub or a folder, with its own.
+
+    Args:
+        model: name and config fields.
+        training: gives the rate of `--method dropout`.
+        images: gives classes, channels and size.
+
+    Raises:
+        ValueError: the name is not known, a config field does not exist, or the size does not fit.
+    """
+    overrides: dict[str, Any] = {
+        "num_labels": len(images.label_names),
+        "id2label": dict(enumerate(images.label_names)),
+        "label2id": {name: i for i, name in enumerate(images.label_names)},
+    }
+    if training.method == "dropout":
+        overrides["dropout"] = training.dropout
+    if model.model in MODEL_NAMES:
+        own = {"num_channels": images.num_channels, "image_size": images.image_size}
+        config = build_config(model.model, **{**own, **overrides, **model.config_overrides()})
+        return AutoModelForImageClassification.from_config(config)
+    if not Path(model.model).is_dir() and "/" not in model.model:
+        raise ValueError(
+            f"`model` must be one of {', '.join(MODEL_NAMES)}, a Hub id (owner/name) or a folder, got "
+            f"{model.model!r}; choose one of these"
+        )
+    overrides |= model.config_overrides()
+    known = AutoConfig.from_pretrained(model.model)
+    unknown = sorted(name for name in overrides if not hasattr(known, name))
+    if unknown:
+        raise ValueError(
+            f"`model` {model.model} has no config field {unknown[0]!r}; choose another method, or correct `model_args`"
+        )
+    return AutoModelForImageClassification.from_pretrained(
+        model.model, config=AutoConfig.from_pretrained(model.model, **overrides), ignore_mismatched_sizes=True
+    )
