@@ -197,6 +197,9 @@ class ImageTrainingArguments(AMPTrainingArguments):
     disable_tqdm: bool | None = field(
         default=True, metadata={"help": "A line per epoch (true) or progress bars (false)."}
     )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Look for parameters without gradient under DistributedDataParallel."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
 
     def __post_init__(self) -> None:
@@ -229,6 +232,11 @@ class ImageTrainingArguments(AMPTrainingArguments):
     def strengths(self) -> dict[str, Any]:
         """Return the values of the fields that the method reads."""
         return {name: getattr(self, name) for name in METHODS[self.method].fields}
+
+    def changed_strengths(self) -> dict[str, Any]:
+        """Return those of `strengths` that differ from the fields' own defaults."""
+        own = {f.name: f.default for f in fields(self)}
+        return {name: value for name, value in self.strengths().items() if value != own[name]}
 
 
 _STRENGTHS = {

@@ -39,14 +39,19 @@ def parse_command_line(
         description: for `--help`.
 
     Raises:
-        ValueError: a recipe that cannot be read, an unknown key, or a value that is refused.
-        SystemExit: a flag that is not known, or `--help`.
+        ValueError: a recipe that cannot be read, an unknown key or flag, or a value that is refused.
+        SystemExit: a value of the wrong type, or `--help`.
     """
-    parser = _Parser(_CLASSES, description=description)
+    parser = _Parser(_CLASSES, description=description, allow_abbrev=False)
     parser.add_argument(CONFIG_FLAG, help="YAML recipe; flags on the command line override it.")
     words = expand_config(argv, known_names())
-    parsed: tuple[Any, ...] = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    parsed: tuple[Any, ...] = parser.parse_args_into_dataclasses(
+        words, look_for_args_file=False, return_remaining_strings=True
+    )
     model, data, training = parsed[:3]
+    if parsed[-1]:
+        name = parsed[-1][0].lstrip("-").partition("=")[0]
+        raise ValueError(f"{parsed[-1][0]!r} is not a flag; {_hint(name, known_names())}")
     if "output_dir" not in given_names(words):
         training.output_dir = default_output_dir(model, data, training)
     return model, data, training
@@ -116,10 +121,13 @@ def read_config(path: str, known: set[str]) -> dict[str, Any]:
         raise ValueError(f"`--config` {path} must hold `name: value` lines, got {type(settings).__name__}")
     for name in settings:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean `{close[0]}`?" if close else "see --help for the names"
-            raise ValueError(f"`--config` {path} holds an unknown name {name!r}; {hint}")
+            raise ValueError(f"`--config` {path} holds an unknown name {name!r}; {_hint(str(name), known)}")
     return settings
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean `{close[0]}`?" if close else "see --help for the names"
 
 
 def given_names(argv: Iterable[str]) -> set[str]:

@@ -122,7 +122,6 @@ class Experiment:
     def describe(self) -> str:
         """Return what will be done, in a few lines."""
         args, images = self.training, self.images
-        strengths = {name: value for name, value in args.strengths().items() if value is not None}
         noise = f", {self.data.label_noise:.0%} of the labels replaced" if self.data.label_noise else ""
         held_out = f"{len(images.validation):,} validation" if images.validation is not None else "no validation"
         batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
@@ -132,7 +131,7 @@ class Experiment:
         return "\n".join(
             (
                 f"Method   {METHODS[args.method].label} "
-                + ", ".join(f"{name}={value}" for name, value in strengths.items()),
+                + ", ".join(f"{name}={value}" for name, value in args.changed_strengths().items()),
                 f"Model    {self.model.model}, {self.parameters:,} parameters",
                 f"Data     {self.data.dataset}: {len(images.train):,} training{noise}, {held_out}, "
                 f"{len(images.test):,} test images; augmentation {self.data.augmentation}",
