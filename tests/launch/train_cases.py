@@ -1,0 +1,91 @@
+"""Trains tiny models as a JSON file of cases says; run it alone, under `accelerate launch` or under torchrun.
+
+Usage: train_cases.py CASES.json OUTPUT_DIR. Each case: {"name", "settings" (of the arguments), "data", "model", "bad",
+"sharded"}. Rank r writes OUTPUT_DIR/NAME.r.pt: parameters and buffers, logs, number of collective calls in steps.
+"""
+
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tiny import ModelThatCounts, Points, TinyModel, amp_trainer, tiny_model
+from torch.distributed.tensor import DTensor
+from torch.profiler import profile
+from transformers import Trainer
+
+from hf_amp import AMPTrainer
+
+RANK = int(os.environ.get("RANK", "0"))
+
+
+class BadInOneProcess(TinyModel):
+    """The first pass has an infinite gradient in process 1 alone."""
+
+    def forward(self, x, labels=None):
+        output = super().forward(x, labels)
+        if self.passes == 1 and RANK == 1:
+            output.loss.register_hook(lambda grad: grad * float("inf"))
+        return output
+
+
+MODELS = {"tiny": TinyModel, "counts": ModelThatCounts, "bad": BadInOneProcess}
+
+
+def counted(trainer_class, calls):
+    """The trainer class, counting the collective calls that its steps make."""
+
+    class Counted(trainer_class):
+        def training_step(self, *args, **kwargs):
+            with profile() as profiler:
+                loss = super().training_step(*args, **kwargs)
+            calls.update(e.name for e in profiler.events() if e.name.startswith(("gloo:", "c10d::", "_c10d")))
+            return loss
+
+    return Counted
+
+
+def whole(tensor):
+    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.detach().clone()
+
+
+def run(case, output):
+    dtype = getattr(torch, case.get("dtype", "float64"))
+    model = tiny_model(MODELS[case.get("model", "tiny")], dtype=dtype, **case.get("config", {}))
+    if case.get("sharded"):
+        model = sharded(model, output / f"{case['name']}-model", dtype)
+        assert all(isinstance(param, DTensor) for param in model.parameters())
+    calls = Counter()
+    trainer_class = {"amp": AMPTrainer, "plain": Trainer}[case.get("trainer", "amp")]
+    if case.get("count_calls"):
+        trainer_class = counted(trainer_class, calls)
+    data = Points(case.get("samples", 48), dtype=dtype)
+    trainer = amp_trainer(output / case["name"], model, trainer_class, data=data, **case["settings"])
+    trainer.train()
+    state = {name: whole(tensor) for name, tensor in trainer.model.state_dict().items()}
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    torch.save({"state": state, "logs": logs, "calls": dict(calls)}, output / f"{case['name']}.{RANK}.pt")
+
+
+def sharded(model, folder, dtype):
+    from transformers.distributed import DistributedConfig
+
+    if RANK == 0:
+        model.save_pretrained(folder)
+    dist.barrier()
+    return type(model).from_pretrained(folder, distributed_config=DistributedConfig(fsdp_size=2), dtype=dtype)
+
+
+if __name__ == "__main__":
+    cases, output = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    if any(case.get("sharded") for case in cases):
+        dist.init_process_group("gloo")
+    for case in cases:
+        run(case, output)
