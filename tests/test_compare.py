@@ -8,6 +8,9 @@ from commands import TINY, compare
 from hf_amp.vision.comparison import Comparison, Selection, Variant, comparison_table
 from hf_amp.vision.seed_run import SeedRun
 
+# transformers 5.0 warns when two checkpoints are written within a second, as only tests do.
+pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable")
+
 FLAGS = ("--methods", "erm", "amp:amp_epsilon=0.05", "--label_noise", "0", "0.2", "--seeds", "0", "1")
 
 

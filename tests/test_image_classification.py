@@ -17,6 +17,9 @@ from hf_amp.vision.methods import METHODS
 from hf_amp.vision.metrics import compute_metrics
 from hf_amp.vision.seed_run import SeedRun, curves, last_whole_checkpoint
 
+# transformers 5.0 warns when two checkpoints are written within a second, as only tests do.
+pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable")
+
 METRICS = {"accuracy", "error_rate", "nll", "ece"}
 
 
@@ -196,6 +199,25 @@ def test_best_metrics_are_those_of_the_saved_best_model(tmp_path, monkeypatch):
             logits = model(pixel_values=batch["pixel_values"]).logits
         by_hand = compute_metrics(EvalPrediction(logits.numpy(), batch["labels"].numpy()))
         assert run["test"][which] == pytest.approx(by_hand, rel=1e-4, abs=1e-5)
+
+
+def test_without_checkpoints_best_on_test_is_still_known_and_best_on_validation_is_not(tmp_path):
+    flags = ("--method", "erm", "--save_strategy", "no", "--num_train_epochs", "4", "--learning_rate", "1")
+    run = classify(tmp_path / "a", *flags)["runs"][0]
+    point = min(run["curves"], key=lambda point: point["eval_error_rate"])
+    assert run["best_epoch"] == point["epoch"]
+    assert run["test"]["best"] == {name: point[f"eval_{name}"] for name in run["test"]["best"]}
+    results = classify(tmp_path / "b", *flags, "--validation_fraction", "0.3")
+    run = results["runs"][0]
+    last_is_best = run["best_epoch"] == 4
+    assert (run["test"]["best"] is not None) == last_is_best
+
+
+def test_without_evaluation_there_is_no_best(tmp_path, capsys):
+    run = classify(tmp_path, "--method", "erm", "--eval_strategy", "no", "--max_steps", "2")["runs"][0]
+    assert (run["best_selected_on"], run["best_epoch"], run["test"]["best"]) == (None, None, None)
+    assert run["steps"] == 2
+    assert "| best: nothing was evaluated | – |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"amp", "erm"}))

@@ -19,7 +19,7 @@ from hf_amp.vision.methods import METHOD_FIELDS, METHODS
 logger = logging.get_logger(__name__)
 
 CONFIG_FLAG = "--config"
-_CLASSES = (ModelArguments, DataArguments, ImageTrainingArguments)
+_CLASSES: list[Any] = [ModelArguments, DataArguments, ImageTrainingArguments]
 
 
 class _Parser(HfArgumentParser):

@@ -181,8 +181,8 @@ def _finite(content: Any) -> Any:
 def results_table(results: Mapping[str, Any]) -> str:
     """Return the test metrics of one experiment as text: last and best, mean ± standard error over seeds."""
     summary, runs = results["summary"], results["runs"]
-    chosen = {run["best_selected_on"] for run in runs}
-    best = f"best, chosen on {'/'.join(sorted(map(str, chosen)))}"
+    chosen = sorted({run["best_selected_on"] for run in runs} - {None})
+    best = f"best, chosen on {'/'.join(chosen)}" if chosen else "best: nothing was evaluated"
     lines = [f"| test, {len(runs)} seed(s) | accuracy % | error % | NLL | ECE % |", "|---|---|---|---|---|"]
     for which, name in (("last", "last epoch"), ("best", best)):
         cells = [

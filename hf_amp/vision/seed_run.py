@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,29 +56,31 @@ class SeedRun:
         if checkpoint is not None and trainer.is_world_process_zero():
             print(f"Seed {self.seed} continues from {checkpoint}", flush=True)
         output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        history, best_step = list(trainer.state.log_history), trainer.state.best_global_step
+        points, steps, epochs = curves(trainer.state.log_history), trainer.state.global_step, trainer.state.epoch
         trainer.save_model(str(self.folder))
         last = self._metrics(self.data.test, "test")
+        validation, sharpness = self._metrics(self.data.validation, "validation"), self._sharpness()
         if self.args.push_to_hub:
-            trainer.push_to_hub()  # before the weights of the best epoch take the place of the last ones
-        results = {
+            trainer.push_to_hub()
+        best_point = self._best_point(points)
+        best = self._test_best(best_point)  # at the end: it replaces the last weights
+        self._release()
+        return {
             "seed": self.seed,
             "eval_split": self.data.eval_split,
-            "best_selected_on": self.data.eval_split if best_step else None,
-            "best_epoch": _epoch_of_step(history, best_step),
-            "epochs": trainer.state.epoch,
-            "steps": trainer.state.global_step,
+            "best_selected_on": self.data.eval_split if best_point else None,
+            "best_epoch": best_point["epoch"] if best_point else None,
+            "epochs": epochs,
+            "steps": steps,
             "seconds": output.metrics["train_runtime"],
             "continued_from_step": _step_of(checkpoint),
             "label_noise": self.data.label_noise,
-            "sharpness": self._sharpness(),
+            "sharpness": sharpness,
             "sharpness_radius": SHARPNESS_RADIUS,
-            "validation": self._metrics(self.data.validation, "validation"),
-            "test": {"last": last, "best": self._test_best(best_step)},
-            "curves": curves(history),
+            "validation": validation,
+            "test": {"last": last, "best": best},
+            "curves": points,
         }
-        self._release()
-        return results
 
     def _make_trainer(self, model: PreTrainedModel) -> ImageTrainer:
         data = self.data
@@ -107,15 +108,24 @@ class SeedRun:
         metrics = self.trainer.evaluate(split, metric_key_prefix=name)
         return {metric: metrics[f"{name}_{metric}"] for metric in METRIC_NAMES}
 
-    def _test_best(self, best_step: int | None) -> dict[str, float] | None:
+    def _best_point(self, points: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """Return the point of the curves with the best evaluation, by the [`Trainer`]'s word if it has one."""
+        evaluated = [point for point in points if point.get("eval_error_rate") is not None]
+        best_step = self.trainer.state.best_global_step
+        if best_step:
+            evaluated = [point for point in evaluated if point["step"] == best_step]
+        return min(evaluated, key=lambda point: point["eval_error_rate"], default=None)
+
+    def _test_best(self, point: dict[str, Any] | None) -> dict[str, float] | None:
         """Test the weights of the best epoch and save them in `best`; None if they were not kept."""
         trainer = self.trainer
-        if not best_step:
+        if point is None:
             return None
-        if best_step != trainer.state.global_step:
-            checkpoint = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{best_step}"
+        if point["step"] != trainer.state.global_step:
+            checkpoint = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{point['step']}"
             if not checkpoint.is_dir():
-                return None
+                was_tested = self.data.eval_split == "test"
+                return {name: point[f"eval_{name}"] for name in METRIC_NAMES} if was_tested else None
             model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
             model.load_state_dict(type(model).from_pretrained(str(checkpoint)).state_dict())
         metrics = self._metrics(self.data.test, "test")
@@ -182,10 +192,6 @@ def _arguments_of_seed(training: ImageTrainingArguments, folder: Path, seed: int
     if args.run_name is not None:
         args.run_name = f"{args.run_name}-seed{seed}"
     return args
-
-
-def _epoch_of_step(history: Sequence[Mapping[str, Any]], step: int | None) -> float | None:
-    return next((entry["epoch"] for entry in history if step and entry["step"] == step), None)
 
 
 def _step_of(checkpoint: Path | None) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
@@ -95,7 +95,7 @@ class ImageTrainer(AMPTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
         """Divide the learning rate by 10 at 50 % and 75 % of the training, unless `lr_schedule` is "trainer"."""
         if self.lr_scheduler is None and self.args.lr_schedule == "step":
-            chosen = self.optimizer if optimizer is None else optimizer
+            chosen = cast(Optimizer, self.optimizer if optimizer is None else optimizer)
             # Not MultiStepLR: it would begin a second `train` with the rate that the first one ended with.
             self.lr_scheduler = LambdaLR(chosen, partial(step_factor, num_training_steps=num_training_steps))
             self._created_lr_scheduler = True  # another `train` makes a new one
