@@ -48,12 +48,13 @@ class SmallImageConfig(PreTrainedConfig):
             )
 
 
-def check_integer(name: str, value: Any, minimum: int = 1) -> None:
-    """Raise unless a field is an integer of at least `minimum`."""
+def check_integer(name: str, value: Any, minimum: int = 1) -> int:
+    """Return a field, or raise unless it is an integer of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"`{name}` must be an integer, got {value!r}; write a whole number >= {minimum}")
     if value < minimum:
         raise ValueError(f"`{name}` must be >= {minimum}, got {value}; write a whole number >= {minimum}")
+    return value
 
 
 def check_number(name: str, value: Any) -> None:
@@ -72,9 +73,7 @@ def integer_list(name: str, values: Any) -> list[int]:
     """Return a list field as a list, or raise unless it is a sequence of integers >= 1."""
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise TypeError(f"`{name}` must be a list of integers, got {values!r}; write it as [16, 32]")
-    for index, value in enumerate(values):
-        check_integer(f"{name}[{index}]", value)
-    return list(values)
+    return [check_integer(f"{name}[{index}]", value) for index, value in enumerate(values)]
 
 
 def check_stages(name: str, values: Sequence[int], other_name: str, other: Sequence[int]) -> None:

@@ -10,8 +10,8 @@ class WideResNetConfig(SmallImageConfig):
     """Configuration of [`WideResNetForImageClassification`]; the default is WideResNet-28-10.
 
     Args:
-        depth: number of convolutions in the stem and the blocks plus the shortcuts', 6n + 4 with n >= 1 blocks per
-            stage.
+        depth: number of convolutions, 6n + 4 with n >= 1: two in each of the n blocks of a stage, one in the stem
+            and one in the shortcut of each stage.
         widen_factor: what the widths of the stages are multiplied by, >= 1.
         stem_size: channels after the first convolution, >= 1.
         hidden_sizes: width of each of the three stages before it is widened, >= 1; the last two halve the image.

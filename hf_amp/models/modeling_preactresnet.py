@@ -99,7 +99,7 @@ class PreActResNetForImageClassification(SmallImageClassifier):
                     stage.append(PreActBottleneckBlock(channels, width, wide, stride, config.dropout))
                     channels = wide
             self.stages.append(stage)
-        self.classifier = PooledClassifier(channels, config.num_labels, config.dropout)
+        self.classifier = PooledClassifier(channels, self.num_labels, config.dropout)
         self.post_init()
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
-from .configuration_small_image import SmallImageConfig
+from .configuration_small_image import SmallImageConfig, check_integer
 
 
 class SmallImageClassifier(PreTrainedModel):
@@ -28,7 +28,7 @@ class SmallImageClassifier(PreTrainedModel):
     """
 
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     supports_gradient_checkpointing = True
     # The loss is the mean over the micro-batch; so the Trainer must divide by the number of micro-batches.
     accepts_loss_kwargs = False
@@ -43,6 +43,7 @@ class SmallImageClassifier(PreTrainedModel):
     def __init__(self, config: SmallImageConfig) -> None:
         super().__init__(config)
         config.check()  # again, since fields can be changed after the configuration was made
+        self.num_labels = check_integer("num_labels", config.num_labels)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -104,7 +105,8 @@ class SmallImageClassifier(PreTrainedModel):
 
     def _run_block(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """Run a block, and under gradient checkpointing keep nothing of it but its input."""
-        if not (self.gradient_checkpointing and self.training):
+        # Reentrant checkpointing would lose the gradient of a block whose input needs none, as VGG's first.
+        if not (self.gradient_checkpointing and self.training and hidden.requires_grad):
             return block(hidden)
         # The compiler decides by itself what to run again, and updates running statistics once.
         run = block if torch.compiler.is_compiling() else CheckpointedBlock(block)
@@ -126,23 +128,23 @@ class CheckpointedBlock:
         self.has_run = False
 
     def __call__(self, hidden: Tensor) -> Tensor:
+        """Run the block; from the second call on, keep its running statistics as they are."""
         if not self.has_run:
             self.has_run = True
             return self.block(hidden)
-        norms = [
-            norm
+        kept = [
+            (norm, norm.momentum, count, count.clone())
             for norm in self.block.modules()
-            if isinstance(norm, _BatchNorm) and norm.num_batches_tracked is not None
+            if isinstance(norm, _BatchNorm) and (count := norm.num_batches_tracked) is not None
         ]
-        kept = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
         try:
-            for norm in norms:
+            for norm, *_ in kept:
                 norm.momentum = 0.0  # running statistics stay; writing them back would spoil the backward pass
             return self.block(hidden)
         finally:  # checkpointing leaves a block by an exception once it has all that it needs
-            for norm, momentum, count in kept:
+            for norm, momentum, count, value in kept:
                 norm.momentum = momentum
-                norm.num_batches_tracked.copy_(count)
+                count.copy_(value)
 
 
 class PooledClassifier(nn.Module):

@@ -1,5 +1,7 @@
 """VGG with batch norm: plain stacks of 3×3 convolutions, and a classifier with hidden layers."""
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,7 +42,7 @@ class VGGClassifier(nn.Module):
     def __init__(self, in_features: int, hidden_sizes: list[int], num_labels: int, dropout: float) -> None:
         super().__init__()
         sizes = [in_features, *hidden_sizes]
-        self.hidden_layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.hidden_layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(sizes[-1], num_labels)
 
@@ -59,8 +61,7 @@ class VGGForImageClassification(SmallImageClassifier):
     leaves a single pixel as it is, so that smaller images work as well.
 
     Source: Simonyan and Zisserman, Very Deep Convolutional Networks (2015), with batch norm after each convolution,
-    and dropout after each ReLU, as in the code of the AMP paper. Departure from it: VGG11 and others take images of
-    other sizes than 32.
+    biased convolutions, and dropout after each ReLU, as in the code of the AMP paper.
 
     Args:
         config: widths and depths.
@@ -81,7 +82,7 @@ class VGGForImageClassification(SmallImageClassifier):
                 channels = width
             stage.append(nn.MaxPool2d(2, ceil_mode=True))
             self.stages.append(stage)
-        self.classifier = VGGClassifier(channels, config.classifier_sizes, config.num_labels, config.dropout)
+        self.classifier = VGGClassifier(channels, config.classifier_sizes, self.num_labels, config.dropout)
         self.post_init()
 
 

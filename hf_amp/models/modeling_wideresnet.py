@@ -63,7 +63,7 @@ class WideResNetForImageClassification(SmallImageClassifier):
                 stage.append(WideBlock(channels, width, stride, config.dropout))
                 channels = width
             self.stages.append(stage)
-        self.classifier = PooledClassifier(channels, config.num_labels, config.dropout)
+        self.classifier = PooledClassifier(channels, self.num_labels, config.dropout)
         self.post_init()
 
 
