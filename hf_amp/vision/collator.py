@@ -1,0 +1,150 @@
+"""Turn images of [`DecodedImages`] into the batch that a model takes: augmented, normalised, perhaps mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the usual name
+from torch import Tensor
+
+from hf_amp.vision.augmentation import AUGMENTATIONS, Draw, change_pixels, cutout_mask, draw_plan, recipe_for
+from hf_amp.vision.decoded import DecodedImages, ImageSelection
+from hf_amp.vision.mixup import mixing_weights
+from hf_amp.vision.normalisation import normalisation
+from hf_amp.vision.random_stream import RandomStream
+
+
+class ImageCollator:
+    """Make a batch: augment and normalise whole batches as tensors, on the device where the data is.
+
+    All random numbers are functions of (seed, epoch, image), so an image of an epoch looks the same whatever the
+    number of workers or processes, however the batch is split into micro-batches, and after a resume.
+
+    Args:
+        dataset_name: chooses the recipe ([`recipe_for`]) and, without `mean` and `std`, the normalisation.
+        augmentation: `"vanilla"` (crop and flip), `"cutout"` (vanilla, then Cutout), `"autoaugment"` (vanilla,
+            AutoAugment, Cutout) or `"none"`.
+        mean: per channel, for pixels in [0, 1].
+        std: likewise, > 0.
+        mixup_alpha: MixUp with weights from Beta(α, α), α > 0; None or 0: none. The partner of an image is any image
+            of the same data set, so that it depends neither on the batch nor on its parts.
+        train: False: neither augment nor mix.
+        seed: of all random numbers.
+        per_image: use PIL's transforms, image by image, in place of the batched ones; same random numbers.
+
+    Raises:
+        ValueError: an argument is outside its range, or `mean` and `std` are missing for a data set without fixed ones.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        augmentation: str = "vanilla",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        mixup_alpha: float | None = None,
+        train: bool = True,
+        seed: int = 0,
+        per_image: bool = False,
+    ) -> None:
+        if augmentation not in AUGMENTATIONS:
+            raise ValueError(
+                f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}, got {augmentation!r}; choose one"
+            )
+        if mixup_alpha is not None and mixup_alpha < 0:
+            raise ValueError(f"`mixup_alpha` must be >= 0, got {mixup_alpha}; 0 switches MixUp off")
+        if (mean is None) != (std is None):
+            raise ValueError(f"`mean` and `std` go together, got {mean} and {std}; give both or none")
+        if mean is None or std is None:
+            mean, std = normalisation(dataset_name)
+        self.mean, self.std = _per_channel("mean", mean), _per_channel("std", std)
+        if len(self.mean) != len(self.std) or not (self.std > 0).all():
+            raise ValueError(f"`std` must hold as many numbers > 0 as `mean`, got {list(std)} and {list(mean)}")
+        self.recipe = recipe_for(dataset_name)
+        self.augmentation = augmentation if train else "none"
+        self.mixup_alpha = (mixup_alpha or 0.0) if train else 0.0
+        self.seed, self.per_image = seed, per_image
+
+    def __call__(self, selections: Sequence[ImageSelection]) -> dict[str, Tensor]:
+        """Return the batch of some images.
+
+        Args:
+            selections: items of one [`DecodedImages`].
+
+        Returns:
+            `pixel_values` (batch, channels, height, width) float32, normalised, and `labels`, (batch,) int64, or
+            (batch, classes) float32 under MixUp.
+
+        Raises:
+            ValueError: the images are of several data sets, have another number of channels than `mean`, or must be
+                augmented for an unknown epoch.
+        """
+        source, indices = _join(selections)
+        if source.pixel_shape[0] != len(self.mean):
+            raise ValueError(
+                f"images have {source.pixel_shape[0]} channels and `mean` {len(self.mean)}; give `mean` and `std` of "
+                "these images"
+            )
+        stream = self._stream(source, indices)
+        pixel_values, labels = self._images(source, indices, stream), source.labels[indices]
+        if not self.mixup_alpha or stream is None:
+            return {"pixel_values": pixel_values, "labels": labels}
+        partners = stream.integers(Draw.MIXUP_PARTNER, len(source))
+        others = self._images(source, partners, self._stream(source, partners))
+        weights = mixing_weights(stream.uniform(Draw.MIXUP_WEIGHT), self.mixup_alpha)
+        classes = len(source.label_names)
+        soft = torch.lerp(
+            F.one_hot(source.labels[partners], classes).float(), F.one_hot(labels, classes).float(), weights[:, None]
+        )
+        return {"pixel_values": torch.lerp(others, pixel_values, weights[:, None, None, None]), "labels": soft}
+
+    def _stream(self, source: DecodedImages, indices: Tensor) -> RandomStream | None:
+        if self.augmentation == "none" and not self.mixup_alpha:
+            return None
+        if source.epoch is None:
+            raise ValueError(
+                "the images do not know their epoch, so that every epoch would be augmented alike; add "
+                "hf_amp.vision.EpochCallback() to the Trainer's callbacks, or call dataset.set_epoch(epoch) in your loop"
+            )
+        return RandomStream(self.seed, source.epoch, indices)
+
+    def _images(self, source: DecodedImages, indices: Tensor, stream: RandomStream | None) -> Tensor:
+        pixels = source.pixels(indices)
+        size = source.pixel_shape[1:]
+        plan = None if stream is None else draw_plan(stream, self.augmentation, self.recipe, size)
+        if plan is not None:
+            pixels = change_pixels(pixels, plan)
+        # One multiplication and one addition per pixel
+        scale, shift = 1 / (255 * self.std), -self.mean / self.std
+        values = torch.addcmul(_shaped(shift, pixels), pixels.float(), _shaped(scale, pixels))
+        if plan is not None and plan.cutout is not None:
+            # 0 before normalisation
+            values = torch.where(cutout_mask(plan.cutout, plan.cutout_side, size), _shaped(shift, pixels), values)
+        return values
+
+
+def _per_channel(name: str, values: Sequence[float]) -> Tensor:
+    tensor = torch.tensor(list(values), dtype=torch.float32)
+    if tensor.ndim != 1 or not tensor.isfinite().all() or len(tensor) == 0:
+        raise ValueError(f"`{name}` must hold one finite number per channel, got {values}; e.g. [0.5, 0.5, 0.5]")
+    return tensor
+
+
+def _shaped(per_channel: Tensor, pixels: Tensor) -> Tensor:
+    return per_channel.to(pixels.device)[:, None, None]
+
+
+def _join(selections: Sequence[ImageSelection]) -> tuple[DecodedImages, Tensor]:
+    if not all(isinstance(one, ImageSelection) for one in selections) or not selections:
+        kinds = ", ".join(sorted({type(one).__name__ for one in selections})) or "nothing"
+        raise TypeError(
+            f"ImageCollator takes items of DecodedImages, got {kinds}; pass DecodedImages(split) to the Trainer"
+        )
+    source = selections[0].source
+    if any(one.source is not source for one in selections):
+        raise ValueError(
+            "a batch must come from one DecodedImages; join splits with datasets.concatenate_datasets first"
+        )
+    return source, source.place(torch.cat([one.indices for one in selections]))

@@ -1,0 +1,181 @@
+"""Image-classification data sets with uniform splits and columns, from the Hub, a local folder or scikit-learn."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets
+from PIL import Image as PILImage
+from transformers.utils import logging
+
+from hf_amp.vision.columns import uniform_columns
+from hf_amp.vision.places import from_hub, from_path
+from hf_amp.vision.splits import keep_samples, split_off
+
+logger = logging.get_logger(__name__)
+
+_DIGITS_TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class KnownDataset:
+    """Where a data set of the paper is on the Hub.
+
+    Args:
+        hub_id: its repository.
+        config: the configuration in it; None: the only one.
+        label: its label column.
+    """
+
+    hub_id: str
+    config: str | None
+    label: str
+
+
+KNOWN_DATASETS = {
+    "cifar10": KnownDataset("uoft-cs/cifar10", None, "label"),
+    "cifar100": KnownDataset("uoft-cs/cifar100", None, "fine_label"),
+    "svhn": KnownDataset("ufldl-stanford/svhn", "cropped_digits", "label"),
+}
+
+
+def canonical_name(name: str) -> str:
+    """Return the short name of a data set of the paper that is given by its Hub id; other names as they are."""
+    return next((short for short, known in KNOWN_DATASETS.items() if known.hub_id == name), name)
+
+
+def load_image_dataset(
+    name: str,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    coarse_labels: bool = False,
+    extra: bool = False,
+    validation_fraction: float = 0.0,
+    max_train_samples: int | None = None,
+    seed: int = 0,
+) -> DatasetDict:
+    """Load a data set for image classification.
+
+    Args:
+        name: `cifar10`, `cifar100`, `svhn`, `digits` (scikit-learn's 8×8 digits, which need no network) or a Hub id.
+        path: local copy, read in place of the Hub: a folder with `train*.parquet`, `test*.parquet` and, optionally,
+            `validation*.parquet`; one such file; or a folder `<split>/<class>/<image>`.
+        coarse_labels: CIFAR-100's 20 coarse labels in place of its 100 fine ones.
+        extra: add SVHN's `extra` split to the training split.
+        validation_fraction: share of the training split to hold out as `validation`, in [0, 1), stratified; 0: keep
+            the data set's own validation split, if it has one.
+        max_train_samples: keep that many training images, >= 1, stratified, after `validation` is held out; None, or
+            more than there are: all.
+        seed: of the held-out part and of the choice of `max_train_samples`.
+
+    Returns:
+        `train`, `test` and, if there is one, `validation`, with columns `image` ([`datasets.Image`]) and `label`
+        ([`datasets.ClassLabel`] with the label names). A data set without test split comes without `test`, with a
+        warning: its `validation` is then what can be evaluated on.
+
+    Raises:
+        ValueError: an argument is outside its range or does not fit the data set; columns or splits are missing or
+            ambiguous.
+        FileNotFoundError: `path` or the data set does not exist.
+        ConnectionError: the Hub cannot be reached, and the data set is not in the cache.
+    """
+    name = canonical_name(name)
+    _check_arguments(name, coarse_labels, extra, validation_fraction, max_train_samples)
+    if name == "digits" and path is None:
+        splits = _digits()
+    else:
+        known = KNOWN_DATASETS.get(name)
+        wanted = ("train", "validation", "test") + (("extra",) if extra else ())
+        if path is None:
+            hub_id, config = (known.hub_id, known.config) if known else (name, None)
+            raw = from_hub(hub_id, config, wanted)
+        else:
+            raw = from_path(path, known.config if known else None, wanted)
+        label = "coarse_label" if coarse_labels else (known.label if known else None)
+        splits = uniform_columns(raw, label, source=str(path or name))
+    splits = _join_extra(splits, extra, name)
+    _check_splits(splits, validation_fraction, source=str(path or name))
+    return _cut(splits, validation_fraction, max_train_samples, seed)
+
+
+def _check_arguments(
+    name: str, coarse_labels: bool, extra: bool, validation_fraction: float, max_train_samples: int | None
+) -> None:
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(
+            f"`validation_fraction` must be in [0, 1), got {validation_fraction}; 0.1 holds out a tenth of the "
+            "training images"
+        )
+    if max_train_samples is not None and max_train_samples < 1:
+        raise ValueError(
+            f"`max_train_samples` must be >= 1, got {max_train_samples}; leave it out to use all training images"
+        )
+    if coarse_labels and name != "cifar100":
+        raise ValueError(f"`coarse_labels` exist in cifar100 only, got data set {name!r}; leave it out")
+    if extra and name != "svhn":
+        raise ValueError(f"an `extra` split exists in svhn only, got data set {name!r}; leave it out")
+    if not name:
+        raise ValueError(f"`name` must not be empty; give {', '.join(KNOWN_DATASETS)}, digits or a Hub id")
+
+
+def _digits() -> DatasetDict:
+    """Return scikit-learn's digits, 0…16 stretched to 0…255; every fifth image of each class, drawn once, is test."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = np.round(bunch["images"] * (255 / 16)).astype(np.uint8)
+    features = Features({"image": Image(), "label": ClassLabel(names=[str(name) for name in bunch["target_names"]])})
+    columns = {"image": [PILImage.fromarray(one) for one in pixels], "label": bunch["target"].tolist()}
+    train, test = split_off(Dataset.from_dict(columns, features=features), _DIGITS_TEST_SHARE, seed=0)
+    return DatasetDict(train=train, test=test)
+
+
+def _join_extra(splits: DatasetDict, extra: bool, name: str) -> DatasetDict:
+    if not extra:
+        return splits
+    if "extra" not in splits:
+        raise ValueError(
+            f"`extra` asks for the split 'extra', and {name} has {', '.join(splits)} here; add extra*.parquet to the "
+            "folder, or leave it out"
+        )
+    return DatasetDict({**splits, "train": concatenate_datasets([splits["train"], splits.pop("extra")])})
+
+
+def _check_splits(splits: DatasetDict, validation_fraction: float, source: str) -> None:
+    found = ", ".join(splits) or "none"
+    if "train" not in splits or not ("test" in splits or "validation" in splits):
+        raise ValueError(
+            f"{source} must have a training split and one to evaluate on (test or validation), got {found}; name the "
+            "files or folders train…, test… and validation…"
+        )
+    for name, split in splits.items():
+        if len(split) == 0:
+            raise ValueError(f"split {name!r} of {source} has no images; fill or remove it")
+    if "test" in splits:
+        return
+    if validation_fraction:
+        raise ValueError(
+            f"`validation_fraction`={validation_fraction}, but {source} has no test split, so that its validation "
+            "split is needed to evaluate on; set the fraction to 0, or add a test split"
+        )
+    logger.warning(
+        f"{source} has no test split: evaluate on its validation split, and do not call the result a test result."
+    )
+
+
+def _cut(splits: DatasetDict, validation_fraction: float, max_train_samples: int | None, seed: int) -> DatasetDict:
+    """Hold out the validation part, then shorten the training split, so that the former ignores the latter."""
+    train = splits["train"]
+    if validation_fraction:
+        if "validation" in splits:
+            logger.warning(
+                f"The data set's own validation split ({len(splits['validation'])} images) is left out: "
+                f"`validation_fraction`={validation_fraction} of the training split takes its place."
+            )
+        train, splits["validation"] = split_off(train, validation_fraction, seed)
+    if max_train_samples is not None:
+        train = keep_samples(train, max_train_samples, seed)
+    splits["train"] = train
+    return DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})
