@@ -76,6 +76,7 @@ class Perturbation:
         factors = torch.where(norms > 0, (self.epsilon / norms).clamp(max=rate), 0.0)
         finite = norms.isfinite().all()
         self._finite = finite if self._finite is None else self._finite & finite
+        factors = torch.where(self._finite, factors, 0.0)
         self._norm = torch.where(self._finite, torch.linalg.vector_norm(norms * factors), 0.0)
         self._delta = self._scaled(grads, factors)
 
@@ -150,12 +151,12 @@ class Perturbation:
 
     @torch.no_grad()
     def _scaled(self, tensors: dict[int, Tensor], factors: Tensor) -> dict[int, Tensor]:
-        """Tensors times their ball's factor; 0 if anything was inf or nan, where a factor of 0 would leave nan."""
-        skip = self.skipped.bool()
+        """Tensors times their ball's factor, in new memory: DDP may write its next averages into that of gradients."""
         balls = factors.unbind() if self.per_tensor else factors.expand(len(tensors)).unbind()
         scaled = {}
         for (i, tensor), factor in zip(tensors.items(), balls, strict=True):
-            scaled[i] = (tensor * factor.to(tensor.device)).masked_fill_(skip.to(tensor.device), 0.0)
+            # A factor of 0 for gradients that are not finite leaves nan where they were inf or nan.
+            scaled[i] = (tensor * factor.to(tensor.device)).nan_to_num_(nan=0.0)
         return scaled
 
 

@@ -1,0 +1,43 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.py"
+
+
+def run(*words):
+    return subprocess.run([sys.executable, str(QUICKSTART), *map(str, words)], capture_output=True, text=True)
+
+
+def test_quickstart_prints_and_writes_both_methods_on_both_kinds_of_labels(tmp_path):
+    done = run("--epochs", 2, "--seeds", 0, 1, "--output_dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "quickstart.json").read_text())
+    names = [f"{labels} / {method}" for labels in ("0% wrong", "20% wrong") for method in ("Trainer", "AMPTrainer")]
+    assert list(record["runs"]) == names
+    for runs in record["runs"].values():
+        assert [one["seed"] for one in runs] == [0, 1]
+        assert all(0 <= one["error_rate"] <= 1 and math.isfinite(one["nll"]) for one in runs)
+    assert (tmp_path / "quickstart.png").stat().st_size > 10_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["quickstart.json", "quickstart.png"]
+    mean = sum(one["error_rate"] for one in record["runs"]["0% wrong / Trainer"]) / 2
+    assert f"{100 * mean:.2f} ± " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--epochs", 0), "--epochs must be >= 1, got 0; use the default of 30"),
+        (("--seeds", 1, 1), r"--seeds must differ, got [1, 1]; name each once"),
+    ],
+)
+def test_bad_options_are_refused(words, text):
+    done = run(*words)
+    assert done.returncode == 2
+    assert text in done.stderr

@@ -1,0 +1,31 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmarks" / "step_cost.py"
+
+
+@pytest.mark.slow
+def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
+    words = ["--models", "conv", "--batch_size", "8", "--steps", "1", "--repeats", "1", "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARK), *words, "--json", str(tmp_path / "cost.json")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "cost.json").read_text())["models"]["conv"]["rows"]
+    assert set(rows) == {
+        "Trainer",
+        "AMPTrainer N=1",
+        "AMPTrainer N=2",
+        "plain two-pass loop",
+        "AMPTrainer N=1, 4 micro-batches",
+    }
+    assert rows["Trainer"]["ratio"] == 1.0
+    assert all(row["seconds"] > 0 for row in rows.values() if "seconds" in row)
+    # Allocations are counted, not timed, so that these limits hold on any machine.
+    assert 0.9 < rows["AMPTrainer N=1"]["extra_memory_copies"] <= 1.05
+    assert rows["AMPTrainer N=2"]["extra_memory_copies"] <= 2.05
+    assert rows["AMPTrainer N=1, 4 micro-batches"]["extra_memory_copies"] <= 2.05
