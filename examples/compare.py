@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> dict:
     logging.disable_progress_bar()  # a bar for every checkpoint that is written
     try:
         comparison = parse(sys.argv[1:] if argv is None else argv)
-    except (ValueError, OSError) as error:  # what the user can mend; later errors keep their traceback
+    except (ValueError, TypeError, OSError) as error:  # what the user can mend; later errors keep their traceback
         sys.exit(f"error: {error}")
     content = comparison.run()
     if comparison.is_main:

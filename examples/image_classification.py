@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> dict:
         model, data, training = parse_command_line(words, description=__doc__)
         warn_of_unused_flags(words, training)
         experiment = Experiment(model, data, training)
-    except (ValueError, OSError) as error:  # what the user can mend; later errors keep their traceback
+    except (ValueError, TypeError, OSError) as error:  # what the user can mend; later errors keep their traceback
         sys.exit(f"error: {error}")
     results = experiment.run()
     if experiment.is_main:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-TINY_MODEL = json.dumps({"hidden_sizes": [4, 8], "depths": [1, 1]})
+TINY_MODEL = json.dumps({"stem_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1]})
 TINY = (
     "--use_cpu",
     *("--dataset", "digits", "--model_args", TINY_MODEL, "--max_train_samples", "60"),

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Subset
 from transformers import PreTrainedModel, PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_amp.vision.arguments import ImageTrainingArguments
+from hf_amp.vision.epoch_callback import EpochCallback
 from hf_amp.vision.metrics import compute_metrics, keep_logits
 from hf_amp.vision.progress import EpochLine
 from hf_amp.vision.results import METRIC_NAMES
@@ -95,6 +95,7 @@ class SeedRun:
             processing_class=data.image_processor,
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=keep_logits,
+            callbacks=[EpochCallback()],
         )
         if self.args.disable_tqdm:
             trainer.remove_callback(PrinterCallback)
@@ -138,8 +139,7 @@ class SeedRun:
         collator, batch = self.data.eval_collator, self.args.eval_batch_size
         batches = []
         for start in range(0, count, batch):
-            subset = Subset(self.data.train, range(start, min(start + batch, count)))
-            batches.append(collator([subset[i] for i in range(len(subset))]))
+            batches.append(collator([self.data.train[i] for i in range(start, min(start + batch, count))]))
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         return measure_sharpness(model, batches)
 
@@ -189,6 +189,8 @@ def _arguments_of_seed(training: ImageTrainingArguments, folder: Path, seed: int
         args.hub_model_id = folder.parent.name  # not "seed_0"
     args.output_dir, args.seed = str(folder), seed
     args.num_train_epochs = args.epochs
+    if args.device.type == "cuda":
+        args.dataloader_pin_memory = False  # the batches are made on the GPU
     if args.run_name is not None:
         args.run_name = f"{args.run_name}-seed{seed}"
     return args

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from hf_amp.models import MODEL_NAMES, build_config
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from hf_amp.models import MODEL_NAMES, build_config
 from hf_amp.vision import (
     DecodedImages,
     ImageCollator,
@@ -80,13 +80,15 @@ class Images:
             seed=data.split_seed,
         )
         self.train: Dataset = splits["train"]
-        self.validation: Dataset | None = splits.get("validation")
-        self.test: Dataset = splits["test"]
-        self.label_names: list[str] = self.train.features["label"].names
-        first = self.train[0]["image"]
-        self.image_size, self.num_channels = first.size[0], len(first.getbands())
-        self._decoded_test = DecodedImages(self.test)
-        self._decoded_validation = None if self.validation is None else DecodedImages(self.validation)
+        # Some data sets have no test split; what the tables then call test is their validation split.
+        self.tested_on = "test" if "test" in splits else "validation"
+        self.test = DecodedImages(splits[self.tested_on])
+        has_validation = "validation" in splits and self.tested_on == "test"
+        self.validation = DecodedImages(splits["validation"]) if has_validation else None
+        clean = DecodedImages(self.train)
+        self.label_names = clean.label_names
+        self.num_channels, *self.image_size = clean.pixel_shape
+        self.mean, self.std = normalisation(data.dataset, clean)
 
     def for_seed(self, seed: int, data: DataArguments, training: ImageTrainingArguments) -> SeedData:
         """Return what one seed trains and is tested on.
@@ -96,24 +98,28 @@ class Images:
             data: gives label noise and augmentation.
             training: gives the method.
         """
-        train = self.train
-        if data.label_noise:
-            train = add_label_noise(train, data.label_noise, seed)
+        train = add_label_noise(self.train, data.label_noise, seed) if data.label_noise else self.train
         changed = sum(a != b for a, b in zip(self.train["label"], train["label"], strict=True))
-        _, std = normalisation(data.dataset)
+        own = {"mean": self.mean, "std": self.std}
         mixup_alpha = training.mixup_alpha if training.method == "mixup" else None
         return SeedData(
-            train=DecodedImages(train),
-            validation=self._decoded_validation,
-            test=self._decoded_test,
+            train=_on_device(DecodedImages(train), training),
+            validation=None if self.validation is None else _on_device(self.validation, training),
+            test=_on_device(self.test, training),
             train_collator=ImageCollator(
-                data.dataset, augmentation=data.augmentation, mixup_alpha=mixup_alpha, train=True, seed=seed
+                data.dataset, augmentation=str(data.augmentation), mixup_alpha=mixup_alpha, seed=seed, **own
             ),
-            eval_collator=ImageCollator(data.dataset, train=False),
-            pixel_std=torch.tensor(std),
-            image_processor=make_image_processor(data.dataset, self.image_size),
+            eval_collator=ImageCollator(data.dataset, augmentation="none", train=False, **own),
+            pixel_std=torch.tensor(self.std),
+            image_processor=make_image_processor(data.dataset, tuple(self.image_size), **own),
             label_noise={"share": data.label_noise, "seed": seed, "changed": changed, "of": len(train)},
         )
+
+
+def _on_device(images: DecodedImages, training: ImageTrainingArguments) -> DecodedImages:
+    """Move the pixels to the GPU, so that whole batches are made there, unless they do not fit in memory."""
+    on_gpu = training.device.type == "cuda" and training.dataloader_num_workers == 0
+    return images.to(training.device) if on_gpu and not images.streams else images
 
 
 def build_model(model: ModelArguments, training: ImageTrainingArguments, images: Images) -> PreTrainedModel:
@@ -135,7 +141,7 @@ def build_model(model: ModelArguments, training: ImageTrainingArguments, images:
     if training.method == "dropout":
         overrides["dropout"] = training.dropout
     if model.model in MODEL_NAMES:
-        own = {"num_channels": images.num_channels, "image_size": images.image_size}
+        own = {"num_channels": images.num_channels, "image_size": images.image_size[0]}
         config = build_config(model.model, **{**own, **overrides, **model.config_overrides()})
         return AutoModelForImageClassification.from_config(config)
     if not Path(model.model).is_dir() and "/" not in model.model:
