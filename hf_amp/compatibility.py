@@ -1,8 +1,8 @@
 """What AMP cannot train, refused before training starts, and what it trains with a caveat, warned about."""
 
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import DistributedType
@@ -116,7 +116,7 @@ def warn_of_half_precision(model: nn.Module, patterns: tuple[str, ...] | None) -
 
 
 @torch.no_grad()
-def loss_ignores_num_items(model: nn.Module, inputs: dict, num_items: torch.Tensor | int) -> bool:
+def loss_ignores_num_items(model: nn.Module, inputs: Mapping[str, Any], num_items: torch.Tensor | int) -> bool:
     """Whether the model takes `num_items_in_batch` and returns the same loss whatever it is.
 
     About 30 heads of transformers 5 do (https://github.com/huggingface/transformers/issues/47688). Costs two forward
@@ -127,7 +127,8 @@ def loss_ignores_num_items(model: nn.Module, inputs: dict, num_items: torch.Tens
     try:
         devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
         with torch.random.fork_rng(devices=devices):
-            losses = [model(**inputs, num_items_in_batch=items)["loss"] for items in (num_items, 2 * num_items)]
+            outputs = [model(**inputs, num_items_in_batch=items) for items in (num_items, 2 * num_items)]
     finally:
         model.train(was_training)
+    losses = [output["loss"] if isinstance(output, dict) else output[0] for output in outputs]
     return bool(torch.equal(losses[0], losses[1]))

@@ -1,14 +1,12 @@
 """Adversarial model perturbation (AMP) as a Hugging Face Trainer: the order of the passes, and nothing of norms."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 from transformers.utils import logging
 
@@ -21,6 +19,7 @@ from hf_amp.compatibility import (
     target_parameters,
     warn_of_half_precision,
 )
+from hf_amp.gradient_sync import gradient_sync
 from hf_amp.norm_stats import frozen_norm_stats
 from hf_amp.perturbation import Perturbation, gradients_set_aside
 from hf_amp.perturbation_log import PerturbationLog
@@ -132,11 +131,13 @@ class AMPTrainerMixin(_TrainerBehind):
         self, model: nn.Module, micro_batches: list[Any], num_items_in_batch: Tensor | int | None
     ) -> list[Tensor]:
         """Sum the gradients of all micro-batches, and, in scope "batch", average them over the processes."""
+        state = self.accelerator.gradient_state
+        each = state.plugin_kwargs.get("sync_each_batch", False)
+        outer = each or state.sync_gradients or len(self._window) <= 1
         losses = []
-        last = len(micro_batches) - 1
         for i, inputs in enumerate(micro_batches):
-            each = self.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
-            with self._gradient_sync(model, self._amp.scope == "batch" and (i == last or each)):
+            enabled = self._amp.scope == "batch" and (each or i == len(micro_batches) - 1)
+            with gradient_sync(self.accelerator, model, enabled, outer):
                 losses.append(self._pass(model, inputs, num_items_in_batch))
             self.current_flos += float(self.floating_point_ops(inputs))
         return losses
@@ -164,35 +165,6 @@ class AMPTrainerMixin(_TrainerBehind):
         """The factor that the gradients carry under fp16, read on the device; 1 without a scaler."""
         scaler = self.accelerator.scaler
         return 1.0 if scaler is None else scaler.scale(torch.ones((), device=self.accelerator.device))
-
-    @contextmanager
-    def _gradient_sync(self, model: nn.Module, enabled: bool) -> Iterator[None]:
-        """Decide whether a pass averages gradients over processes, whatever the training loop set around it.
-
-        The flags are set, not taken from `no_sync`: that one cannot switch synchronisation on inside another one,
-        and for FSDP2 it leaves it on (https://github.com/huggingface/accelerate/blob/main/src/accelerate/accelerator.py).
-        """
-        state = self.accelerator.gradient_state
-        before = state.sync_gradients
-        outer = before or state.plugin_kwargs.get("sync_each_batch", False)
-        self._set_gradient_sync(model, enabled)
-        state._set_sync_gradients(enabled)
-        try:
-            yield
-        finally:
-            self._set_gradient_sync(model, outer)
-            state._set_sync_gradients(before)
-
-    def _set_gradient_sync(self, model: nn.Module, enabled: bool) -> None:
-        model = getattr(model, "_orig_mod", model)
-        if isinstance(model, DistributedDataParallel):
-            model.require_backward_grad_sync = enabled
-        elif isinstance(model, FSDPModule):
-            distributed = getattr(getattr(self.model, "config", None), "distributed_config", None)
-            if not enabled and getattr(distributed, "dp_replicate_size", 1) > 1:
-                model.set_requires_all_reduce(False)  # the reduce-scatter inside each replica goes on
-            else:
-                model.set_requires_gradient_sync(enabled)
 
     # --- batches ---
 
@@ -267,7 +239,7 @@ class AMPTrainerMixin(_TrainerBehind):
         if self._loss_is_checked or not split or not plain_loss or self.compute_loss_func is not None:
             return
         self._loss_is_checked = True
-        if num_items_in_batch is None or not isinstance(inputs, dict) or not self.model_accepts_loss_kwargs:
+        if num_items_in_batch is None or not isinstance(inputs, Mapping) or not self.model_accepts_loss_kwargs:
             return
         if self.model is not None and loss_ignores_num_items(self.model, inputs, num_items_in_batch):
             logger.warning(LOSS_IGNORES_NUM_ITEMS.format(type(self.model).__name__))
