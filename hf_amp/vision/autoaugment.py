@@ -1,16 +1,120 @@
-"""placeholder"""
+"""AutoAugment for whole batches: each image draws its own sub-policy, and no step waits for the device.
+
+Policies: Cubuk et al., *AutoAugment*, CVPR 2019, tables 7 and 8, taken from kornia, whose tables are the published
+ones. Its `AutoAugment` itself is not used: it draws one sub-policy for a whole batch, and magnitudes at random inside
+a bin. Magnitudes, signs and resampling here are those of the AMP paper's code, on PIL: no random sign for rotations,
+bicubic shears, 128 outside the image. The operations equal PIL's on uint8 (tests/test_vision_autoaugment.py).
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_amp.vision.batched_operations import Kind, apply_operation
+from hf_amp.vision.random_stream import RandomStream
+
+SLOTS = 2  # operations in a sub-policy
+_LEVELS = 10
+# What each of the ten magnitudes means; translations are shares of the image's side.
+_MAGNITUDES = {
+    Kind.SHEAR_X: np.linspace(0, 0.3, _LEVELS),
+    Kind.SHEAR_Y: np.linspace(0, 0.3, _LEVELS),
+    Kind.TRANSLATE_X: np.linspace(0, 150 / 331, _LEVELS),
+    Kind.TRANSLATE_Y: np.linspace(0, 150 / 331, _LEVELS),
+    Kind.ROTATE: np.linspace(0, 30, _LEVELS),
+    Kind.COLOR: np.linspace(0, 0.9, _LEVELS),
+    Kind.CONTRAST: np.linspace(0, 0.9, _LEVELS),
+    Kind.SHARPNESS: np.linspace(0, 0.9, _LEVELS),
+    Kind.BRIGHTNESS: np.linspace(0, 0.9, _LEVELS),
+    Kind.POSTERIZE: np.round(np.linspace(8, 4, _LEVELS)),
+    Kind.SOLARIZE: np.linspace(256, 0, _LEVELS),
+}
+_ENHANCEMENTS = (Kind.COLOR, Kind.CONTRAST, Kind.SHARPNESS, Kind.BRIGHTNESS)
+_SIGNED = (Kind.SHEAR_X, Kind.SHEAR_Y, Kind.TRANSLATE_X, Kind.TRANSLATE_Y, *_ENHANCEMENTS)
 
 
 @dataclass(frozen=True)
 class PolicyPlan:
-    pass
+    """The operations that are applied to each image, one after the other.
+
+    Args:
+        kinds: (batch, 2) int64, [`Kind`] of each; IDENTITY where it was not drawn.
+        values: (batch, 2) float64, what the kind takes: a shear, pixels, degrees, a factor, bits or a threshold.
+    """
+
+    kinds: Tensor
+    values: Tensor
 
 
-def apply_policy(pixels, plan):
-    raise NotImplementedError
+def draw_policy(stream: RandomStream, first_draw: int, policy: str, size: tuple[int, int]) -> PolicyPlan:
+    """Draw a sub-policy for each image, which of its operations are applied, and their signs.
+
+    Args:
+        stream: of the images.
+        first_draw: place of the first of the five numbers that are used.
+        policy: `"cifar10"` or `"svhn"`.
+        size: height and width of the images.
+    """
+    table = _policy_table(policy, size)
+    chosen = stream.integers(first_draw, len(table))
+    kinds, values = [], []
+    for slot in range(SLOTS):
+        applied = stream.uniform(first_draw + 1 + slot)
+        sign = stream.integers(first_draw + 1 + SLOTS + slot, 2)
+        kind, probability, value = table.to(chosen.device, non_blocking=True)[chosen, slot, sign].unbind(1)
+        kinds.append(torch.where(applied < probability, kind, Kind.IDENTITY).long())
+        values.append(value)
+    return PolicyPlan(torch.stack(kinds, 1), torch.stack(values, 1))
 
 
-def draw_policy(stream, first_draw, policy, size):
-    raise NotImplementedError
+def apply_policy(pixels: Tensor, plan: PolicyPlan) -> Tensor:
+    """Apply each image's operations.
+
+    Args:
+        pixels: (batch, channels, height, width) uint8.
+        plan: of these images.
+
+    Returns:
+        The same shape and type.
+    """
+    for slot in range(SLOTS):
+        pixels = apply_operation(pixels, plan.kinds[:, slot], plan.values[:, slot])
+    return pixels
+
+
+def published_policy(policy: str) -> list[list[tuple[Kind, float, int]]]:
+    """Return the 25 sub-policies: two operations each, with probability and magnitude 0…9 (0 where it has none)."""
+    # A second of imports, which only AutoAugment needs
+    from kornia.augmentation.auto.autoaugment.autoaugment import cifar10_policy, svhn_policy
+
+    chosen = {"cifar10": cifar10_policy, "svhn": svhn_policy}[policy]
+    return [[(Kind[name.upper()], chance, level or 0) for name, chance, level in one] for one in chosen]
+
+
+@cache
+def _policy_table(policy: str, size: tuple[int, int]) -> Tensor:
+    """Return (sub-policies, operations, signs, 3) float64: kind, probability, value."""
+    rows = [
+        [[(kind, chance, _value(kind, level, sign, size)) for sign in (-1, 1)] for kind, chance, level in one]
+        for one in published_policy(policy)
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _value(kind: Kind, level: int, sign: int, size: tuple[int, int]) -> float:
+    """Return what an operation takes, for a magnitude of the table and a sign."""
+    if kind not in _MAGNITUDES:
+        return 0.0
+    value = float(_MAGNITUDES[kind][level])
+    if kind in _SIGNED:
+        value *= sign
+    if kind in _ENHANCEMENTS:
+        return 1 + value
+    if kind == Kind.TRANSLATE_X:
+        return value * size[1]
+    return value * size[0] if kind == Kind.TRANSLATE_Y else value

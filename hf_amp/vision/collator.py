@@ -12,6 +12,7 @@ from hf_amp.vision.augmentation import AUGMENTATIONS, Draw, change_pixels, cutou
 from hf_amp.vision.decoded import DecodedImages, ImageSelection
 from hf_amp.vision.mixup import mixing_weights
 from hf_amp.vision.normalisation import normalisation
+from hf_amp.vision.pil_transforms import change_images
 from hf_amp.vision.random_stream import RandomStream
 
 
@@ -106,7 +107,7 @@ class ImageCollator:
         if source.epoch is None:
             raise ValueError(
                 "the images do not know their epoch, so that every epoch would be augmented alike; add "
-                "hf_amp.vision.EpochCallback() to the Trainer's callbacks, or call dataset.set_epoch(epoch) in your loop"
+                "hf_amp.vision.EpochCallback() to the Trainer's callbacks, or call dataset.set_epoch in your own loop"
             )
         return RandomStream(self.seed, source.epoch, indices)
 
@@ -115,7 +116,7 @@ class ImageCollator:
         size = source.pixel_shape[1:]
         plan = None if stream is None else draw_plan(stream, self.augmentation, self.recipe, size)
         if plan is not None:
-            pixels = change_pixels(pixels, plan)
+            pixels = change_images(pixels, plan) if self.per_image else change_pixels(pixels, plan)
         # One multiplication and one addition per pixel
         scale, shift = 1 / (255 * self.std), -self.mean / self.std
         values = torch.addcmul(_shaped(shift, pixels), pixels.float(), _shaped(scale, pixels))

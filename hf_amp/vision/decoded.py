@@ -174,8 +174,8 @@ class DecodedImages(Dataset[ImageSelection]):
         if needed <= limit:
             return False
         logger.warning(
-            f"{len(self)} images of {self.pixel_shape} take {needed / 2**20:.0f} MiB, more than the {limit / 2**20:.0f} "
-            "MiB that may be used: they are read and decoded batch by batch, which is slower."
+            f"{len(self)} images of {self.pixel_shape} take {needed / 2**20:.0f} MiB, more than the "
+            f"{limit / 2**20:.0f} MiB that may be used: they are read and decoded batch by batch, which is slower."
         )
         return True
 

@@ -59,10 +59,7 @@ def from_path(path: str | os.PathLike[str], config: str | None, wanted: Sequence
     folder = Path(path)
     if not folder.exists():
         raise FileNotFoundError(f"`path` {str(path)!r} does not exist; give {_LAYOUTS}")
-    if folder.is_file():
-        files = [folder] if folder.suffix == ".parquet" else []
-    else:
-        files = _parquet_files(folder, config)
+    files = _parquet_files(folder, config)
     by_split = {name: [str(file) for file in files if file.name.startswith(name)] for name in wanted}
     by_split = {name: found for name, found in by_split.items() if found}
     if by_split:
@@ -78,6 +75,8 @@ def from_path(path: str | os.PathLike[str], config: str | None, wanted: Sequence
 
 def _parquet_files(folder: Path, config: str | None) -> list[Path]:
     """Return the parquet files of a folder; without any, those of its only folder that has some."""
+    if folder.is_file():
+        return [folder] if folder.suffix == ".parquet" else []
     files = sorted(folder.glob("*.parquet"))
     if files:
         return files
