@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+import yaml
 from packaging.version import Version
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
@@ -55,8 +57,8 @@ def accelerate(config):
     return [executable, "launch", "--config_file", str(CONFIGS / config), "--main_process_port", free_port()]
 
 
-def torchrun():
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+def torchrun(count):
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count), "--master_port", free_port()]
 
 
 def difference(left, right):
@@ -76,7 +78,7 @@ def split_cases(**common):
 def as_one_process(cases):
     kept = [{k: v for k, v in c["settings"].items() if k != "gradient_accumulation_steps"} | WHOLE for c in cases]
     return [
-        {k: v for k, v in case.items() if k != "sharded"} | {"settings": settings}
+        {k: v for k, v in case.items() if k not in ("shards", "accelerate_shards")} | {"settings": settings}
         for case, settings in zip(cases, kept, strict=True)
     ]
 
@@ -98,6 +100,8 @@ def two_processes(tmp_path_factory):
             {"name": f"bad-{scope}", "model": "bad", "settings": SETTINGS[0] | PROCESSES | {"amp_scope": scope}}
             for scope in ("batch", "micro_batch")
         ),
+        {"name": "bad-one-step", "model": "bad", "settings": SETTINGS[0] | PROCESSES | {"max_steps": 1}},
+        {"name": "plain-one-step", "settings": SETTINGS[0] | PROCESSES | {"max_steps": 1}, "trainer": "plain"},
         *(
             {
                 "name": f"norm-{stats}",
@@ -158,6 +162,8 @@ def test_a_bad_gradient_in_one_process_gives_a_plain_step_on_every_process(two_p
     for process in two_processes["bad-batch"]:
         assert [entry["skipped_ascents"] for entry in process["logs"]][:2] == [1.0, 0.0]
         assert all(value.isfinite().all() for value in process["state"].values())
+    for process, plain in zip(two_processes["bad-one-step"], two_processes["plain-one-step"], strict=True):
+        assert difference(process, plain) == 0.0
     own = two_processes["bad-micro_batch"][0]["logs"][0]
     assert own["skipped_ascents"] == 0.5  # one of two processes
 
@@ -177,26 +183,56 @@ def test_figures_are_averaged_over_processes_as_the_loss_is(two_processes, one_p
             assert mine[name] == pytest.approx(alone[name], rel=1e-4)
 
 
-@pytest.mark.skipif(
+SHARDS = pytest.mark.skipif(
     Version(transformers.__version__) < Version("5.17"),
-    reason="DistributedConfig(fsdp_size=…) came after transformers 5.0",
+    reason=f"DistributedConfig(fsdp_size=…) came with transformers 5.17, this is {transformers.__version__}",
 )
-def test_fsdp2_over_two_shards_trains_the_weights_of_one_process(tmp_path):
-    cases = split_cases(dtype="float32", sharded=True)
-    shards = launch(torchrun(), cases, tmp_path / "shards")
-    alone = launch([sys.executable], as_one_process(cases), tmp_path / "alone")
+
+
+def assert_trained_alike(processes, alone):
+    for process in processes:
+        assert difference(process, alone) <= 1e-6
+        for mine, other in zip(process["logs"], alone["logs"], strict=True):
+            for name in ("loss", "erm_loss", "sharpness", "perturbation_norm"):
+                assert mine[name] == pytest.approx(other[name], rel=1e-4, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def one_process_in_float32(tmp_path_factory):
+    cases = as_one_process(split_cases(dtype="float32"))
+    return launch([sys.executable], cases, tmp_path_factory.mktemp("launch") / "alone")
+
+
+@SHARDS
+@pytest.mark.parametrize(
+    "shards", [{"fsdp_size": 2}, {"fsdp_size": 1, "dp_replicate_size": 2}, {"fsdp_size": 2, "dp_replicate_size": 2}]
+)
+def test_fsdp2_trains_the_weights_of_one_process(one_process_in_float32, tmp_path, shards):
+    count = shards["fsdp_size"] * shards.get("dp_replicate_size", 1)
+    cases = split_cases(dtype="float32", shards=shards)
     for case in cases:
-        for process in shards[case["name"]]:
-            assert difference(process, alone[case["name"]][0]) <= 1e-6
-            figures = zip(process["logs"], alone[case["name"]][0]["logs"], strict=True)
-            assert all(p["perturbation_norm"] == pytest.approx(a["perturbation_norm"], rel=1e-5) for p, a in figures)
+        case["settings"]["per_device_train_batch_size"] //= count // 2
+    trained = launch(torchrun(count), cases, tmp_path / "shards")
+    for case in cases:
+        assert len(trained[case["name"]]) == count
+        assert_trained_alike(trained[case["name"]], one_process_in_float32[case["name"]][0])
 
 
-@pytest.mark.skipif(
-    Version(transformers.__version__) < Version("5.17"),
-    reason="DistributedConfig(fsdp_size=…) came after transformers 5.0",
-)
+@SHARDS
 def test_scope_micro_batch_is_refused_with_shards(tmp_path):
-    case = {"name": "refused", "settings": {"amp_scope": "micro_batch"}, "sharded": True}
+    case = {"name": "refused", "settings": {"amp_scope": "micro_batch"}, "shards": {"fsdp_size": 2}}
     with pytest.raises(AssertionError, match=r'"micro_batch"` with sharded parameters.*use amp_scope="batch"'):
-        launch(torchrun(), [case], tmp_path / "shards")
+        launch(torchrun(2), [case], tmp_path / "shards")
+
+
+def test_fsdp2_of_accelerate_trains_and_saves_the_weights_of_one_process(one_process_in_float32, tmp_path):
+    config = yaml.safe_load((CONFIGS / "fsdp2.yaml").read_text())
+    config |= {"use_cpu": True, "num_processes": 2, "mixed_precision": "no"}
+    (tmp_path / "on_cpu.yaml").write_text(yaml.safe_dump(config))
+    cases = split_cases(dtype="float32", accelerate_shards=True)
+    trained = launch(accelerate(tmp_path / "on_cpu.yaml"), cases, tmp_path / "shards")
+    for case in cases:
+        alone = one_process_in_float32[case["name"]][0]
+        assert_trained_alike(trained[case["name"]], alone)
+        saved = load_file(tmp_path / "shards" / f"{case['name']}-model" / "model.safetensors")
+        assert all(torch.equal(value, saved[name]) for name, value in trained[case["name"]][0]["state"].items())

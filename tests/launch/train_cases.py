@@ -1,7 +1,17 @@
 """Trains tiny models as a JSON file of cases says; run it alone, under `accelerate launch` or under torchrun.
 
-Usage: train_cases.py CASES.json OUTPUT_DIR. Each case: {"name", "settings" (of the arguments), "data", "model", "bad",
-"sharded"}. Rank r writes OUTPUT_DIR/NAME.r.pt: parameters and buffers, logs, number of collective calls in steps.
+Usage: train_cases.py CASES.json OUTPUT_DIR. Each case has a `name` and may have
+
+    settings     of the training arguments
+    model        "tiny", "counts" or "bad"; config, dtype: of the model
+    trainer      "amp" or "plain"
+    samples      number of training samples
+    count_calls  true: count the collective calls that the steps make
+    shards       of a `transformers.distributed.DistributedConfig`, e.g. {"fsdp_size": 2}
+    accelerate_shards   true: Accelerate shards the model, as its configuration says
+
+Rank r writes OUTPUT_DIR/NAME.r.pt: parameters and buffers, logs, numbers of calls; a case with `accelerate_shards` also
+saves its model to OUTPUT_DIR/NAME-model.
 """
 
 import json
@@ -14,6 +24,8 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
 from tiny import ModelThatCounts, Points, TinyModel, amp_trainer, tiny_model
 from torch.distributed.tensor import DTensor
 from torch.profiler import profile
@@ -58,9 +70,11 @@ def whole(tensor):
 def run(case, output):
     dtype = getattr(torch, case.get("dtype", "float64"))
     model = tiny_model(MODELS[case.get("model", "tiny")], dtype=dtype, **case.get("config", {}))
-    if case.get("sharded"):
-        model = sharded(model, output / f"{case['name']}-model", dtype)
-        assert all(isinstance(param, DTensor) for param in model.parameters())
+    if case.get("accelerate_shards"):  # asks for the embeddings, to see whether they are tied
+        model.get_input_embeddings = model.get_output_embeddings = lambda: None
+    folder = output / f"{case['name']}-model"
+    if "shards" in case:
+        model = sharded(model, folder, case["shards"], dtype)
     calls = Counter()
     trainer_class = {"amp": AMPTrainer, "plain": Trainer}[case.get("trainer", "amp")]
     if case.get("count_calls"):
@@ -68,24 +82,37 @@ def run(case, output):
     data = Points(case.get("samples", 48), dtype=dtype)
     trainer = amp_trainer(output / case["name"], model, trainer_class, data=data, **case["settings"])
     trainer.train()
+    if "shards" in case or case.get("accelerate_shards"):
+        assert all(isinstance(param, DTensor) for param in trainer.model.parameters())
+    if case.get("accelerate_shards"):
+        trainer.save_model(str(folder))
     state = {name: whole(tensor) for name, tensor in trainer.model.state_dict().items()}
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     torch.save({"state": state, "logs": logs, "calls": dict(calls)}, output / f"{case['name']}.{RANK}.pt")
 
 
-def sharded(model, folder, dtype):
+def sharded(model, folder, settings, dtype):
     from transformers.distributed import DistributedConfig
 
     if RANK == 0:
         model.save_pretrained(folder)
     dist.barrier()
-    return type(model).from_pretrained(folder, distributed_config=DistributedConfig(fsdp_size=2), dtype=dtype)
+    return type(model).from_pretrained(folder, distributed_config=DistributedConfig(**settings), dtype=dtype)
+
+
+def let_accelerate_shard_on_cpu():
+    """Accelerate shards on accelerators only, and silently replicates elsewhere; tell it that these processes are."""
+    PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
+    PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
 
 
 if __name__ == "__main__":
     cases, output = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-    if any(case.get("sharded") for case in cases):
+    by_accelerate = any(case.get("accelerate_shards") for case in cases)
+    if by_accelerate:
+        let_accelerate_shard_on_cpu()
+    if by_accelerate or any("shards" in case for case in cases):
         dist.init_process_group("gloo")
     for case in cases:
         run(case, output)
