@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from commands import TINY, compare
+from commands import EXAMPLES, TINY, compare
 
 from hf_amp.vision.comparison import Comparison, Selection, Variant, comparison_table
 from hf_amp.vision.seed_run import SeedRun
@@ -178,3 +178,11 @@ def test_table_shows_a_dash_where_there_is_no_best():
     row = {"label": "ERM", "label_noise": 0.0, "selections": [], "summary": summary}
     assert comparison_table([row]).splitlines()[2].startswith("| 0% | ERM | – | 10.00 ± 1.00 | 0.100 ± 0.010 |")
     assert comparison_table([row], "best").splitlines()[2].startswith("| 0% | ERM | – | – | – | – |")
+
+
+def test_the_committed_comparison_on_digits_runs_when_shortened(tmp_path):
+    short = ("--num_train_epochs", "1", "--max_train_samples", "60", "--seeds", "0", "--use_cpu")
+    content = compare(tmp_path, "--config", str(EXAMPLES / "digits.yaml"), *short, base=())
+    assert [(row["method"], row["label_noise"]) for row in content["rows"]] == [
+        (method, noise) for noise in (0.0, 0.2) for method in ("erm", "amp")
+    ]

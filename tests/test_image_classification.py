@@ -334,6 +334,30 @@ def test_curves_join_training_and_evaluation_of_a_step():
     assert curves(history) == [expected]
 
 
+REAL = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder", "classes", "tested_on"),
+    [
+        ("cifar10", "cifar10-small", 10, "test"),
+        ("cifar100", "cifar100-small", 100, "test"),
+        ("svhn", "svhn-small", 10, "validation"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*has no test split")
+def test_real_images(tmp_path, dataset, folder, classes, tested_on):
+    if not (REAL / folder).is_dir():
+        pytest.skip(f"no {REAL / folder}")
+    small = json.dumps({"stem_size": 4, "hidden_sizes": [4, 4], "depths": [1, 1]})
+    data = ("--dataset", dataset, "--dataset_path", str(REAL / folder), "--max_train_samples", "100")
+    flags = ("--model_args", small, "--num_train_epochs", "1", "--method", "amp", "--use_cpu")
+    results = classify(tmp_path, *data, *flags, base=())
+    assert results["tested_on"] == tested_on
+    assert results["settings"]["augmentation"] == "vanilla"
+    assert AutoModelForImageClassification.from_pretrained(tmp_path / "seed_42").config.num_labels == classes
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_model_and_one_of_them_writes(tmp_path):
     config = tmp_path / "two_cpu.yaml"

@@ -138,6 +138,7 @@ class Experiment:
                 f"Training {self.length()}, batch {batch} on {args.world_size} process(es), seeds "
                 + " ".join(map(str, args.all_seeds)),
                 f"Best     epoch is chosen on {best}",
+                f"Test     on the {self.images.tested_on} split",
                 f"Output   {self.folder}",
             )
         )
@@ -158,6 +159,7 @@ class Experiment:
             "seeds": args.all_seeds,
             "complete": len(runs) == len(args.all_seeds),
             "label_noise": self.data.label_noise,
+            "tested_on": self.images.tested_on,
             "summary": summarise(runs),
             "runs": runs,
             "settings": self.settings(),

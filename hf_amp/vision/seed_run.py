@@ -189,8 +189,8 @@ def _arguments_of_seed(training: ImageTrainingArguments, folder: Path, seed: int
         args.hub_model_id = folder.parent.name  # not "seed_0"
     args.output_dir, args.seed = str(folder), seed
     args.num_train_epochs = args.epochs
-    if args.device.type == "cuda":
-        args.dataloader_pin_memory = False  # the batches are made on the GPU
+    # Without workers batches are made on the device itself; without a GPU torch warns of pinned memory.
+    args.dataloader_pin_memory &= args.device.type == "cuda" and args.dataloader_num_workers > 0
     if args.run_name is not None:
         args.run_name = f"{args.run_name}-seed{seed}"
     return args

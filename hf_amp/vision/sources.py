@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ class Images:
         self.validation = DecodedImages(splits["validation"]) if has_validation else None
         clean = DecodedImages(self.train)
         self.label_names = clean.label_names
-        self.num_channels, *self.image_size = clean.pixel_shape
+        self.num_channels, height, width = clean.pixel_shape
+        self.image_size = (height, width)
         self.mean, self.std = normalisation(data.dataset, clean)
 
     def for_seed(self, seed: int, data: DataArguments, training: ImageTrainingArguments) -> SeedData:
@@ -100,18 +102,16 @@ class Images:
         """
         train = add_label_noise(self.train, data.label_noise, seed) if data.label_noise else self.train
         changed = sum(a != b for a, b in zip(self.train["label"], train["label"], strict=True))
-        own = {"mean": self.mean, "std": self.std}
+        collator = partial(ImageCollator, data.dataset, mean=self.mean, std=self.std)
         mixup_alpha = training.mixup_alpha if training.method == "mixup" else None
         return SeedData(
             train=_on_device(DecodedImages(train), training),
             validation=None if self.validation is None else _on_device(self.validation, training),
             test=_on_device(self.test, training),
-            train_collator=ImageCollator(
-                data.dataset, augmentation=str(data.augmentation), mixup_alpha=mixup_alpha, seed=seed, **own
-            ),
-            eval_collator=ImageCollator(data.dataset, augmentation="none", train=False, **own),
+            train_collator=collator(augmentation=str(data.augmentation), mixup_alpha=mixup_alpha, seed=seed),
+            eval_collator=collator(augmentation="none", train=False),
             pixel_std=torch.tensor(self.std),
-            image_processor=make_image_processor(data.dataset, tuple(self.image_size), **own),
+            image_processor=make_image_processor(data.dataset, self.image_size, mean=self.mean, std=self.std),
             label_noise={"share": data.label_noise, "seed": seed, "changed": changed, "of": len(train)},
         )
 
