@@ -93,7 +93,7 @@ def published_policy(policy: str) -> list[list[tuple[Kind, float, int]]]:
     from kornia.augmentation.auto.autoaugment.autoaugment import cifar10_policy, svhn_policy
 
     chosen = {"cifar10": cifar10_policy, "svhn": svhn_policy}[policy]
-    return [[(Kind[name.upper()], chance, level or 0) for name, chance, level in one] for one in chosen]
+    return [[(Kind[name.upper()], float(chance), int(level or 0)) for name, chance, level in one] for one in chosen]
 
 
 @cache

@@ -32,7 +32,7 @@ def uniform_columns(splits: DatasetDict, label: str | None, source: str) -> Data
     if not isinstance(features[label], ClassLabel):
         splits = _encode_labels(splits, source)
     for name, split in splits.items():
-        _check_labels(split, name, source)
+        _check_labels(split, str(name), source)
     return splits
 
 
@@ -47,7 +47,7 @@ def _image_column(features: Features, source: str) -> str:
 
 
 def _label_column(features: Features, expected: str | None, source: str) -> str:
-    if expected in features:
+    if expected is not None and expected in features:
         return expected
     if expected == "coarse_label":
         raise ValueError(f"{source} has no column 'coarse_label', got {', '.join(features)}; leave `coarse_labels` out")

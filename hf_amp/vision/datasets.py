@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, concatenate_datasets
@@ -124,12 +125,12 @@ def _digits() -> DatasetDict:
     """Return scikit-learn's digits, 0…16 stretched to 0…255; every fifth image of each class, drawn once, is test."""
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     pixels = np.round(bunch["images"] * (255 / 16)).astype(np.uint8)
     features = Features({"image": Image(), "label": ClassLabel(names=[str(name) for name in bunch["target_names"]])})
     columns = {"image": [PILImage.fromarray(one) for one in pixels], "label": bunch["target"].tolist()}
     train, test = split_off(Dataset.from_dict(columns, features=features), _DIGITS_TEST_SHARE, seed=0)
-    return DatasetDict(train=train, test=test)
+    return DatasetDict({"train": train, "test": test})
 
 
 def _join_extra(splits: DatasetDict, extra: bool, name: str) -> DatasetDict:
@@ -137,14 +138,14 @@ def _join_extra(splits: DatasetDict, extra: bool, name: str) -> DatasetDict:
         return splits
     if "extra" not in splits:
         raise ValueError(
-            f"`extra` asks for the split 'extra', and {name} has {', '.join(splits)} here; add extra*.parquet to the "
+            f"`extra` asks for the split 'extra', and {name} has {', '.join(map(str, splits))} here; add extra*.parquet to the "
             "folder, or leave it out"
         )
     return DatasetDict({**splits, "train": concatenate_datasets([splits["train"], splits.pop("extra")])})
 
 
 def _check_splits(splits: DatasetDict, validation_fraction: float, source: str) -> None:
-    found = ", ".join(splits) or "none"
+    found = ", ".join(map(str, splits)) or "none"
     if "train" not in splits or not ("test" in splits or "validation" in splits):
         raise ValueError(
             f"{source} must have a training split and one to evaluate on (test or validation), got {found}; name the "

@@ -79,7 +79,7 @@ class DecodedImages(Dataset[ImageSelection]):
         first = self._split[0]["image"]
         self._size = height_and_width(image_size) if image_size is not None else (first.height, first.width)
         self._resize = image_size is not None
-        self.pixel_shape = (bands_of(first, "image 0"), *self._size)
+        self.pixel_shape: tuple[int, int, int] = (bands_of(first, "image 0"), *self._size)
         self.labels = torch.from_numpy(np.array(self._split.with_format("numpy")["label"], dtype=np.int64))
         self.label_names: list[str] = list(split.features["label"].names)
         # In shared memory, so that workers that live longer than an epoch learn of the next one.

@@ -25,6 +25,7 @@ class EpochCallback(TrainerCallback):
     ) -> None:
         """Pass the epoch on."""
         epoch = int(state.epoch or 0)
-        for listener in (train_dataloader, getattr(train_dataloader, "dataset", None)):
+        listeners: list[Any] = [train_dataloader, getattr(train_dataloader, "dataset", None)]
+        for listener in listeners:
             if hasattr(listener, "set_epoch"):
                 listener.set_epoch(epoch)

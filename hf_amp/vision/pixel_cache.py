@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import datasets
+import datasets.config
 import numpy as np
 from datasets import Dataset
 from PIL import Image as PILImage
