@@ -23,8 +23,8 @@ for _config_class, _model_class in (
     (WideResNetConfig, WideResNetForImageClassification),
     (PyramidNetConfig, PyramidNetForImageClassification),
 ):
-    AutoConfig.register(_config_class.model_type, _config_class)
-    AutoModelForImageClassification.register(_config_class, _model_class)
+    AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
+    AutoModelForImageClassification.register(_config_class, _model_class, exist_ok=True)
     _config_class.register_for_auto_class()
     _model_class.register_for_auto_class("AutoModelForImageClassification")
 

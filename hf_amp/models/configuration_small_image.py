@@ -48,12 +48,12 @@ class SmallImageConfig(PreTrainedConfig):
             )
 
 
-def check_integer(name: str, value: Any, minimum: int = 1) -> int:
-    """Return a field, or raise unless it is an integer of at least `minimum`."""
+def check_integer(name: str, value: Any) -> int:
+    """Return a field, or raise unless it is an integer >= 1."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{name}` must be an integer, got {value!r}; write a whole number >= {minimum}")
-    if value < minimum:
-        raise ValueError(f"`{name}` must be >= {minimum}, got {value}; write a whole number >= {minimum}")
+        raise TypeError(f"`{name}` must be an integer, got {value!r}; write a whole number >= 1")
+    if value < 1:
+        raise ValueError(f"`{name}` must be >= 1, got {value}; write a whole number >= 1")
     return value
 
 
