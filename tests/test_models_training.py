@@ -138,6 +138,7 @@ class ThirtyTwo(torch.utils.data.Dataset):
 def trainer_gradient(folder, name, batch, accumulation):
     """Return the gradient of one step on 32 images, with batch norms that keep to their running statistics."""
     model = small_network(name).double()
+    assert model.accepts_loss_kwargs is False
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.eval()
@@ -234,8 +235,14 @@ def test_network_compiles_to_one_graph(name):
     output.loss.backward()
     torch.testing.assert_close(output.loss.detach(), loss)
     torch.testing.assert_close(gradients(compiled), expected)
+
+
+def test_probabilities_as_labels_compile_to_one_graph():
+    torch.compiler.reset()
+    model, (pixel_values, _) = small_network("vgg").eval(), images()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
     soft = torch.full((6, 5), 0.2)
-    torch.testing.assert_close(whole_graph(pixel_values, labels=soft).loss, eager(pixel_values, labels=soft).loss)
+    torch.testing.assert_close(compiled(pixel_values, labels=soft).loss, model(pixel_values, labels=soft).loss)
 
 
 @pytest.mark.parametrize("name", ["preactresnet-basic", "vgg"])
