@@ -38,7 +38,6 @@ class AMPArguments:
             at least one).
         amp_target_parameters: regular expressions searched in parameter names (`re.search`); only trainable
             parameters that one of them matches are perturbed. None: all trainable parameters.
-        hub_check: with `push_to_hub=True`, check before the first step that the final push can work.
 
     Raises:
         ValueError: if a number is outside its range or a choice is unknown.
@@ -94,10 +93,6 @@ class AMPArguments:
     amp_target_parameters: list[str] | None = field(
         default=None,
         metadata={"help": "AMP: regular expressions on parameter names: perturb only the parameters they match."},
-    )
-    hub_check: bool = field(
-        default=True,
-        metadata={"help": "With push_to_hub: check before the first step that the final push can work."},
     )
 
     def __post_init__(self) -> None:
