@@ -211,7 +211,8 @@ class AMPTrainerMixin(_TrainerBehind):
         replicas = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         with self._ascent_normalisation(micro_batches, num_items_in_batch) as own_items:
             if own_items is not None and num_items_in_batch is not None:
-                return own_items * replicas / num_items_in_batch
+                weight = torch.as_tensor(own_items * replicas / num_items_in_batch)
+                return weight.flatten()[0]  # nn.DataParallel has the same number once for each of its devices
         return 1 / self.current_gradient_accumulation_steps
 
     # --- start of training, logs ---
