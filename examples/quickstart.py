@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.func import functional_call
 from torch.utils.data import StackDataset
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from hf_amp import AMPTrainer, AMPTrainingArguments
 
@@ -58,10 +59,10 @@ def digits(noise, seed):
     bundled = load_digits()
     images = torch.tensor(bundled.images, dtype=torch.float32).unsqueeze(1) / 8 - 1
     labels = torch.tensor(bundled.target)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))  # the same for all seeds
     train, test = order[:TRAIN], order[TRAIN:]
     train_labels = labels[train].clone()
+    generator = torch.Generator().manual_seed(seed)
     wrong = torch.randperm(TRAIN, generator=generator)[: round(noise * TRAIN)]
     train_labels[wrong] = torch.randint(CLASSES, (len(wrong),), generator=generator)
     return (images[train], train_labels), (images[test], labels[test])
@@ -70,12 +71,11 @@ def digits(noise, seed):
 def train(method, epsilon, epochs, noise, seed, output_dir):
     """One training; returns the figures of the last weights."""
     (images, labels), (test_images, test_labels) = digits(noise, seed)
-    arguments = {"amp_epsilon": epsilon} if method == "AMPTrainer" else {}
-    arguments_class = AMPTrainingArguments if method == "AMPTrainer" else TrainingArguments
+    amp = {"amp_epsilon": epsilon} if method == "AMPTrainer" else {}
     set_seed(seed)
     trainer = METHODS[method](
         model=SmallConvNet(),
-        args=arguments_class(
+        args=(AMPTrainingArguments if amp else TrainingArguments)(
             output_dir=str(output_dir),
             num_train_epochs=epochs,
             per_device_train_batch_size=50,
@@ -88,12 +88,11 @@ def train(method, epsilon, epochs, noise, seed, output_dir):
             disable_tqdm=True,
             use_cpu=True,
             seed=seed,
-            **arguments,
+            **amp,
         ),
         train_dataset=StackDataset(pixel_values=images, labels=labels),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
     trainer.train()
     model = trainer.model.eval()
     with torch.no_grad():
@@ -107,14 +106,13 @@ def train(method, epsilon, epochs, noise, seed, output_dir):
 
 def sharpness(model, images, labels, radius=0.5):
     """Rise of the training loss when all weights together move by `radius` along its gradient; the same for both."""
-    params = list(model.parameters())
+    params = dict(model.named_parameters())
     loss = model(images, labels)["loss"]
-    grads = torch.autograd.grad(loss, params)
+    grads = torch.autograd.grad(loss, list(params.values()))
     step = radius / torch.cat([grad.flatten() for grad in grads]).norm()
+    moved = {name: param + step * grad for (name, param), grad in zip(params.items(), grads, strict=True)}
     with torch.no_grad():
-        for param, grad in zip(params, grads, strict=True):
-            param.add_(step * grad)
-        return (model(images, labels)["loss"] - loss).item()
+        return (functional_call(model, moved, (images, labels))["loss"] - loss).item()
 
 
 def mean_and_error(values):
@@ -124,14 +122,14 @@ def mean_and_error(values):
 
 
 def table(results):
-    lines = [f"{'labels':<12} {'method':<12} {'test error %':>14} {'test NLL':>16} {'sharpness':>16}"]
+    lines = [f"{'labels':<13} {'method':<12} {'test error %':>14} {'test NLL':>16} {'sharpness':>16}"]
     for name, runs in results.items():
         labels, method = name.split(" / ")
         cells = []
         for figure, factor, digits_ in zip(FIGURES, (100, 1, 1), (2, 3, 3), strict=True):
             mean, error = mean_and_error([factor * run[figure] for run in runs])
             cells.append(f"{mean:.{digits_}f} ± {error:.{digits_}f}")
-        lines.append(f"{labels:<12} {method:<12} {cells[0]:>14} {cells[1]:>16} {cells[2]:>16}")
+        lines.append(f"{labels:<13} {method:<12} {cells[0]:>14} {cells[1]:>16} {cells[2]:>16}")
     return "\n".join(lines)
 
 
@@ -146,7 +144,6 @@ def draw(results, path):
         axis.set_xticks(range(len(results)), [label.replace(" / ", "\n") for label in results], fontsize=8)
         axis.set_title(title, fontsize=9)
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
-    plt.close(figure)
 
 
 def write_whole(path, write):
@@ -163,10 +160,18 @@ def parse():
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--amp_epsilon", type=float, default=0.3, help="perturbation radius, a ball per tensor")
     options = parser.parse_args()
+    try:
+        AMPTrainingArguments(output_dir=str(options.output_dir), amp_epsilon=options.amp_epsilon, use_cpu=True)
+    except ValueError as error:
+        parser.error(str(error))
     if options.epochs < 1:
         parser.error(f"--epochs must be >= 1, got {options.epochs}; use the default of 30")
-    if len(set(options.seeds)) < len(options.seeds):
-        parser.error(f"--seeds must differ, got {options.seeds}; name each once")
+    if len(set(options.seeds)) < len(options.seeds) or min(options.seeds) < 0:
+        parser.error(f"--seeds must be >= 0 and differ, got {options.seeds}; name each once")
+    options.settings = {"amp_epsilon": options.amp_epsilon, "epochs": options.epochs, "seeds": options.seeds}
+    options.results = options.output_dir / "quickstart.json"
+    if options.results.exists() and json.loads(options.results.read_text())["settings"] != options.settings:
+        parser.error(f"{options.results} was made with other settings and is kept; give another --output_dir")
     return options
 
 
@@ -179,15 +184,14 @@ def main():
     results = {}
     with tqdm(total=len(cases) * len(options.seeds), desc="trainings") as progress:
         for noise, method in cases:
-            name = f"{noise:.0%} wrong / {method}"
+            name = f"{f'{noise:.0%} replaced' if noise else 'clean'} / {method}"
             for seed in options.seeds:
                 run = train(method, options.amp_epsilon, options.epochs, noise, seed, options.output_dir)
                 results.setdefault(name, []).append({"seed": seed, **run})
                 progress.update()
     print(table(results))
-    settings = {"amp_epsilon": options.amp_epsilon, "epochs": options.epochs, "seeds": options.seeds}
-    record = {"settings": settings, "seconds": time.perf_counter() - started, "runs": results}
-    write_whole(options.output_dir / "quickstart.json", lambda path: path.write_text(json.dumps(record, indent=2)))
+    record = {"settings": options.settings, "seconds": time.perf_counter() - started, "runs": results}
+    write_whole(options.results, lambda path: path.write_text(json.dumps(record, indent=2)))
     draw(results, options.output_dir / "quickstart.png")
     print(f"{record['seconds']:.0f} s; figures and numbers are in {options.output_dir}")
 

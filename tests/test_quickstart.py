@@ -19,14 +19,14 @@ def test_quickstart_prints_and_writes_both_methods_on_both_kinds_of_labels(tmp_p
     done = run("--epochs", 2, "--seeds", 0, 1, "--output_dir", tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "quickstart.json").read_text())
-    names = [f"{labels} / {method}" for labels in ("0% wrong", "20% wrong") for method in ("Trainer", "AMPTrainer")]
+    names = [f"{labels} / {method}" for labels in ("clean", "20% replaced") for method in ("Trainer", "AMPTrainer")]
     assert list(record["runs"]) == names
     for runs in record["runs"].values():
         assert [one["seed"] for one in runs] == [0, 1]
         assert all(0 <= one["error_rate"] <= 1 and math.isfinite(one["nll"]) for one in runs)
     assert (tmp_path / "quickstart.png").stat().st_size > 10_000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["quickstart.json", "quickstart.png"]
-    mean = sum(one["error_rate"] for one in record["runs"]["0% wrong / Trainer"]) / 2
+    mean = sum(one["error_rate"] for one in record["runs"]["clean / Trainer"]) / 2
     assert f"{100 * mean:.2f} ± " in done.stdout
 
 
@@ -34,10 +34,22 @@ def test_quickstart_prints_and_writes_both_methods_on_both_kinds_of_labels(tmp_p
     ("words", "text"),
     [
         (("--epochs", 0), "--epochs must be >= 1, got 0; use the default of 30"),
-        (("--seeds", 1, 1), r"--seeds must differ, got [1, 1]; name each once"),
+        (("--seeds", 1, 1), "--seeds must be >= 0 and differ, got [1, 1]; name each once"),
+        (("--seeds", -1), "--seeds must be >= 0 and differ, got [-1]; name each once"),
+        (("--amp_epsilon", -1), "`amp_epsilon` must be finite and >= 0, got -1.0; use 0 to switch"),
     ],
 )
-def test_bad_options_are_refused(words, text):
-    done = run(*words)
+def test_bad_options_are_refused(words, text, tmp_path):
+    done = run(*words, "--output_dir", tmp_path)
     assert done.returncode == 2
     assert text in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_of_other_settings_are_not_overwritten(tmp_path):
+    kept = json.dumps({"settings": {"amp_epsilon": 0.1, "epochs": 2, "seeds": [0]}})
+    (tmp_path / "quickstart.json").write_text(kept)
+    done = run("--epochs", 2, "--seeds", 1, "--output_dir", tmp_path)
+    assert done.returncode == 2
+    assert "quickstart.json was made with other settings and is kept; give another --output_dir" in done.stderr
+    assert (tmp_path / "quickstart.json").read_text() == kept
