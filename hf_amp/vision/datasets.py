@@ -138,8 +138,8 @@ def _join_extra(splits: DatasetDict, extra: bool, name: str) -> DatasetDict:
         return splits
     if "extra" not in splits:
         raise ValueError(
-            f"`extra` asks for the split 'extra', and {name} has {', '.join(map(str, splits))} here; add extra*.parquet to the "
-            "folder, or leave it out"
+            f"`extra` asks for the split 'extra', and {name} has {', '.join(map(str, splits))} here; add "
+            "extra*.parquet to the folder, or leave it out"
         )
     return DatasetDict({**splits, "train": concatenate_datasets([splits["train"], splits.pop("extra")])})
 

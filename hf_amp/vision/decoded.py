@@ -77,9 +77,12 @@ class DecodedImages(Dataset[ImageSelection]):
             raise ValueError(f"`max_bytes` must be >= 0, got {max_bytes}; 0 reads images batch by batch")
         self._split = split.with_format(None).select_columns(["image", "label"])
         first = self._split[0]["image"]
-        self._size = height_and_width(image_size) if image_size is not None else (first.height, first.width)
+        self._size: tuple[int, int] = (first.height, first.width)
+        if image_size is not None:
+            self._size = height_and_width(image_size)
         self._resize = image_size is not None
-        self.pixel_shape: tuple[int, int, int] = (bands_of(first, "image 0"), *self._size)
+        height, width = self._size
+        self.pixel_shape = (bands_of(first, "image 0"), height, width)
         self.labels = torch.from_numpy(np.array(self._split.with_format("numpy")["label"], dtype=np.int64))
         self.label_names: list[str] = list(split.features["label"].names)
         # In shared memory, so that workers that live longer than an epoch learn of the next one.
@@ -186,7 +189,7 @@ def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
     Raises:
         ValueError: they are not positive whole numbers.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(
             f"`image_size` must be a whole number > 0 or two of them (height, width), got {image_size}; e.g. 32"

@@ -50,7 +50,7 @@ class GreyImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: the images are of no known type.
         """
-        flat = make_flat_list_of_images(images)
+        flat: list[Any] = list(make_flat_list_of_images(images))  # pyright: ignore[reportArgumentType] - wrongly typed
         if not valid_images(flat):
             raise ValueError("`images` must be PIL images, arrays or tensors; open image files first")
         pixel_values = [self._values(one) for one in flat]

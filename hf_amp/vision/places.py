@@ -66,7 +66,7 @@ def from_path(path: str | os.PathLike[str], config: str | None, wanted: Sequence
         return DatasetDict(
             {name: load_dataset("parquet", data_files=found, split="train") for name, found in by_split.items()}
         )
-    if folder.is_dir() and not files and any(folder.glob(f"*/*/*{ending}") for ending in _IMAGE_ENDINGS):
+    if not files and any(image.suffix.lower() in _IMAGE_ENDINGS for image in folder.glob("*/*/*")):
         return _keep(load_dataset("imagefolder", data_dir=str(folder), drop_labels=False), wanted)
     raise FileNotFoundError(
         f"`path` {str(path)!r} holds no data set that can be read, got {_contents(folder)}; give {_LAYOUTS}"
