@@ -1,8 +1,9 @@
 """Print the lower bounds of pyproject.toml's requirements as pip constraints, `name==version`."""
 
 import re
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 requirements = [*project["dependencies"], *project["optional-dependencies"]["test"]]
