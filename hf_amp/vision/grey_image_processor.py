@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_transforms import to_pil_image
-from transformers.image_utils import make_flat_list_of_images, valid_images
 
 
 class GreyImageProcessor(BaseImageProcessor):
@@ -43,25 +42,39 @@ class GreyImageProcessor(BaseImageProcessor):
         """Return `pixel_values` (batch, 1, height, width) float32.
 
         Args:
-            images: one or several images: PIL's, or arrays or tensors with values 0…255.
+            images: one or several images: PIL's, or arrays or tensors with values 0…255, grey ones also
+                without a dimension of channels.
             return_tensors: `"pt"` for a tensor, `"np"` for an array; None: a list of arrays.
             kwargs: of other image processors, without effect here.
 
         Raises:
             ValueError: the images are of no known type.
         """
-        flat: list[Any] = list(make_flat_list_of_images(images))  # pyright: ignore[reportArgumentType] - wrongly typed
-        if not valid_images(flat):
-            raise ValueError("`images` must be PIL images, arrays or tensors; open image files first")
-        pixel_values = [self._values(one) for one in flat]
+        pixel_values = [self._values(one) for one in _flat(images)]
         return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
 
-    def _values(self, image: Any) -> np.ndarray:
-        if not isinstance(image, Image.Image):
-            image = to_pil_image(np.asarray(image), do_rescale=False)
+    def _values(self, image: Image.Image) -> np.ndarray:
         grey = image.convert("L").resize((self.size["width"], self.size["height"]), Image.Resampling.BILINEAR)
         values = np.asarray(grey, dtype=np.float32)[None] / 255
         return (values - np.float32(self.image_mean[0])) / np.float32(self.image_std[0])
+
+
+def _flat(images: Any) -> list[Image.Image]:
+    """Return one or several images as a list of PIL's; transformers' own way refuses arrays of two dimensions."""
+    if isinstance(images, (list, tuple)):
+        return [one for some in images for one in _flat(some)]
+    if isinstance(images, Image.Image):
+        return [images]
+    array = np.asarray(images)
+    if array.ndim == 4:
+        return [one for some in array for one in _flat(some)]
+    if array.ndim == 2:
+        return [Image.fromarray(array.astype(np.uint8))]
+    if array.ndim != 3:
+        raise ValueError(
+            f"`images` must be PIL images, arrays or tensors, got {type(images).__name__}; open files first"
+        )
+    return [to_pil_image(array.astype(np.uint8), do_rescale=False)]
 
 
 GreyImageProcessor.register_for_auto_class("AutoImageProcessor")
