@@ -178,7 +178,8 @@ class AMPTrainerMixin(_TrainerBehind):
         """The batch that shares its Δ with this micro-batch, and the place of the micro-batch in it."""
         # As the Trainer's own step does before it prepares inputs. It must come before any change of weights: a
         # schedule-free optimizer changes them itself when it enters its training mode.
-        model.train()
+        if not model.training:  # each pass sets it again; a walk over all modules shows in the time of a step
+            model.train()
         if callable(enter_training_mode := getattr(self.optimizer, "train", None)):
             enter_training_mode()
         position = next((i for i, one in enumerate(self._window) if one is inputs), None)

@@ -7,6 +7,9 @@ Memory is the peak of what is allocated during a step, over that of `Trainer`, i
 
     python examples/benchmarks/step_cost.py --models conv vit --json step_cost.json
     python examples/benchmarks/step_cost.py --models preactresnet18 wideresnet28_10 --device cuda --dtype bfloat16
+
+With OMP_NUM_THREADS=1 in front, CPU seconds hold no waiting of one thread for another: the figure to trust on a busy
+machine. On a GPU, `--sync_debug` makes any step of `AMPTrainer` fail in which the host waits for the device.
 """
 
 import argparse
@@ -35,7 +38,7 @@ from transformers import (
 
 from hf_amp import AMPTrainer, AMPTrainingArguments
 
-CLASSES, IMAGE_SIZE, WARM_UP = 10, 32, 2
+CLASSES, IMAGE_SIZE, WARM_UP = 10, 32, 1
 
 
 def build(name):
@@ -54,6 +57,14 @@ def build(name):
     model = AutoModelForImageClassification.from_config(config)
     model.accepts_loss_kwargs = False  # https://github.com/huggingface/transformers/issues/47688
     return model
+
+
+def cpu():
+    """Model and number of cores."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
 
 
 def synchronised_clocks(device):
@@ -111,6 +122,21 @@ class Memory(TrainerCallback):
             self.peak = max(self.peak, allocated)
 
 
+class NeverWaits:
+    """Mixin of a Trainer: a step after the warm-up raises where the host waits for the CUDA device."""
+
+    def training_step(self, *args, **kwargs):
+        torch.cuda.set_sync_debug_mode("error" if self.state.global_step >= WARM_UP else "default")
+        try:
+            return super().training_step(*args, **kwargs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+class NeverWaitingAMPTrainer(NeverWaits, AMPTrainer):
+    pass
+
+
 class TrainerRun:
     """A `Trainer` or `AMPTrainer` that takes a few steps at a time."""
 
@@ -135,6 +161,8 @@ class TrainerRun:
         images = torch.randn(options.batch_size * 2, model.config.num_channels, IMAGE_SIZE, IMAGE_SIZE)
         data = StackDataset(pixel_values=images, labels=torch.arange(len(images)) % CLASSES)
         cls, args_cls = (AMPTrainer, AMPTrainingArguments) if amp else (Trainer, TrainingArguments)
+        if amp and options.sync_debug:
+            cls = NeverWaitingAMPTrainer
         self.trainer = cls(model=model, args=args_cls(**arguments, **amp), train_dataset=data)
         self.trainer.remove_callback(PrinterCallback)
 
@@ -246,21 +274,28 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=["conv", "vit"], help="conv, vit, or names of hf_amp.models")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=5, help="measured steps of each repeat")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4, help="measured steps of each repeat")
+    parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
     parser.add_argument("--torch_compile", action="store_true")
+    parser.add_argument("--sync_debug", action="store_true", help="CUDA: fail where a step waits for the device")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
     if min(options.batch_size, options.steps, options.repeats) < 1:
         parser.error("--batch_size, --steps and --repeats must be >= 1; raise the one that is not")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a CUDA device, and torch finds none; use --device cpu")
+    if options.sync_debug and options.device != "cuda":
+        parser.error(f"--sync_debug needs --device cuda, got {options.device}; leave it out")
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"--json must lie in an existing folder, got {options.json}; make {options.json.parent} first")
     return options
 
 
 def main():
     options = parse()
-    device = torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} CPU cores"
+    device = torch.cuda.get_device_name() if options.device == "cuda" else f"{cpu()}, {torch.get_num_threads()} threads"
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
     print(f"{device}; {versions}; batch {options.batch_size}, {options.dtype}")
     results = {}

@@ -1,0 +1,46 @@
+"""The smallest complete script: training with adversarial model perturbation instead of plain training.
+
+Only the import and two class names differ from a script for `Trainer`. scikit-learn's digits; no network is needed.
+"""
+
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import StackDataset
+
+from hf_amp import AMPTrainer, AMPTrainingArguments  # was: from transformers import Trainer, TrainingArguments
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+    def forward(self, pixels, labels):
+        logits = self.layers(pixels)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def dataset():
+    digits = load_digits()
+    pixels = torch.tensor(digits.data, dtype=torch.float32) / 16
+    return StackDataset(pixels=pixels, labels=torch.tensor(digits.target))
+
+
+def main():
+    torch.manual_seed(0)
+    args = AMPTrainingArguments(
+        output_dir="outputs/minimal",
+        amp_epsilon=0.05,
+        num_train_epochs=3,
+        per_device_train_batch_size=64,
+        learning_rate=1e-2,
+        logging_steps=29,
+        save_strategy="no",
+        report_to="none",
+    )
+    AMPTrainer(model=Classifier(), args=args, train_dataset=dataset()).train()
+
+
+if __name__ == "__main__":
+    main()
