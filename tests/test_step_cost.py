@@ -1,9 +1,11 @@
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmarks" / "step_cost.py"
 
@@ -29,3 +31,20 @@ def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
     assert 0.9 < rows["AMPTrainer N=1"]["extra_memory_copies"] <= 1.05
     assert rows["AMPTrainer N=2"]["extra_memory_copies"] <= 2.05
     assert rows["AMPTrainer N=1, 4 micro-batches"]["extra_memory_copies"] <= 2.05
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--repeats", "0"), "--batch_size, --steps and --repeats must be >= 1"),
+        (("--device", "cpu", "--sync_debug"), "--sync_debug needs --device cuda, got cpu; leave it out"),
+        (("--device", "cpu", "--json", "nowhere/cost.json"), "--json must lie in an existing folder, got nowhere"),
+        (("--device", "cuda"), "--device cuda needs a CUDA device, and torch finds none; use --device cpu"),
+    ],
+)
+def test_bad_options_are_refused(words, text, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["step_cost.py", *words])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(BENCHMARK), run_name="__main__")
+    assert text in capsys.readouterr().err
