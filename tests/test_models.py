@@ -284,6 +284,8 @@ def test_a_field_changes_the_named_network_and_nothing_else():
         (lambda: PyramidNetConfig(depth=164, block_type="basic"), None, None),
         (lambda: PyramidNetConfig(depth=165, block_type="basic"), ValueError, r"`depth` must be 6n \+ 2"),
         (lambda: PyramidNetConfig(alpha=-1), ValueError, "`alpha` must be >= 0, got -1"),
+        (lambda: PyramidNetConfig(alpha=float("nan")), ValueError, "`alpha` must be finite, got nan; write a number"),
+        (lambda: PyramidNetConfig(alpha=float("inf")), ValueError, "`alpha` must be finite, got inf"),
         (lambda: PyramidNetConfig(alpha="48"), TypeError, "`alpha` must be a number, got '48'"),
         (
             lambda: PyramidNetConfig(block_type="wide"),
@@ -303,6 +305,8 @@ def test_a_field_changes_the_named_network_and_nothing_else():
         (lambda: VGGConfig(depths=[1]), ValueError, "`hidden_sizes` and `depths` must have one entry"),
         (lambda: VGGConfig(classifier_sizes=[4096, 0]), ValueError, r"`classifier_sizes\[1\]` must be >= 1, got 0"),
         (lambda: VGGConfig(dropout=1.0), ValueError, r"`dropout` must be in \[0, 1\), got 1.0; use 0"),
+        (lambda: VGGConfig(dropout=float("nan")), ValueError, "`dropout` must be finite, got nan"),
+        (lambda: VGGConfig(dropout=-0.1), ValueError, r"`dropout` must be in \[0, 1\), got -0.1"),
         (lambda: VGGConfig(dropout="0.1"), TypeError, "`dropout` must be a number, got '0.1'"),
         (lambda: VGGConfig(num_channels=0), ValueError, "`num_channels` must be >= 1, got 0"),
         (lambda: VGGConfig(num_channels=True), TypeError, "`num_channels` must be an integer, got True"),

@@ -1,4 +1,4 @@
-"""Saving and loading: auto classes, code beside the weights, a process without this package, devices."""
+"""Saving and loading: auto classes, code beside the weights, a process without this package, devices, sharding."""
 
 import json
 import os
@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 from accelerate import infer_auto_device_map
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from small_networks import SMALL_NAMES, images, small_config, small_network
 from transformers import AutoConfig, AutoModelForImageClassification
 
@@ -182,3 +184,19 @@ def test_blocks_are_not_split_between_devices(name):
     )
     assert set(device_map.values()) == {"cpu", "disk"}
     assert not any(path.startswith(f"{block}.") for path in device_map for block in blocks)
+
+
+@pytest.mark.parametrize("name", SMALL_NAMES)
+def test_sharding_wraps_every_block_with_weights_and_nothing_else(name):
+    model = small_network(name)
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    plugin.set_auto_wrap_policy(model)  # as Accelerate prepares a model; raises for a name that it has no block of
+    policy = fsdp2_prepare_auto_wrap_policy(plugin, model)
+    wrapped = [module for module in model.modules() if policy(module)]
+    assert wrapped == [block for stage in model.stages for block in stage if next(block.parameters(), None) is not None]
+
+
+def test_names_of_blocks_of_one_network_do_not_leak_into_another():
+    basic, bottleneck = small_network("preactresnet-basic"), small_network("preactresnet-bottleneck")
+    assert set(basic._no_split_modules) == {"PreActBasicBlock"}
+    assert set(bottleneck._no_split_modules) == {"PreActBottleneckBlock"}

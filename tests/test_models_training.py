@@ -80,6 +80,7 @@ def test_wrong_labels_are_refused(labels, error, text):
         ),
         (torch.zeros(2, 8, 8, 3), ValueError, r"shape \(batch, 3, height, width\), got \(2, 8, 8, 3\)"),
         (torch.zeros(3, 8, 8), ValueError, r"shape \(batch, 3, height, width\), got \(3, 8, 8\)"),
+        (torch.zeros(2, 3, 0, 8), ValueError, r"height and width >= 1, got \(2, 3, 0, 8\); look at how the images"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), TypeError, "must be floating point, got torch.uint8; scale and"),
     ],
 )
@@ -219,6 +220,32 @@ def test_checkpointing_can_be_switched_off_and_does_not_touch_evaluation():
     switch_checkpointing(model, "disable")
     backward(model, *images())
     assert len(starts) == 2
+
+
+# Replicas
+
+
+def replica_of(model):
+    """Return what DataParallel runs on a device: copies of the modules with plain tensors in place of parameters."""
+    copies = {module: module._replicate_for_data_parallel() for module in model.modules()}
+    for module, copy in copies.items():
+        for name, part in module.named_children():
+            setattr(copy, name, copies[part])
+        for name, parameter in module._parameters.items():
+            setattr(copy, name, None if parameter is None else parameter.view_as(parameter))
+    assert not list(copies[model].parameters())
+    return copies[model]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", SMALL_NAMES)
+def test_replica_of_data_parallel_gives_the_loss_and_gradients_of_the_network(name, dtype):
+    pixel_values, labels = images()
+    plain, replicated = (small_network(name).to(dtype) for _ in range(2))
+    expected = backward(plain, pixel_values, labels)
+    loss = replica_of(replicated)(pixel_values, labels=labels).loss
+    loss.backward()
+    torch.testing.assert_close((loss.detach(), gradients(replicated)), expected, rtol=0, atol=0)
 
 
 # Compiling, memory format, precision

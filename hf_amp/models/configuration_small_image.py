@@ -1,5 +1,6 @@
 """What the configurations of all networks for small images have in common."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,9 +59,11 @@ def check_integer(name: str, value: Any) -> int:
 
 
 def check_number(name: str, value: Any) -> None:
-    """Raise unless a field is a real number."""
+    """Raise unless a field is a finite real number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"`{name}` must be a number, got {value!r}; write it without quotes")
+    if not math.isfinite(value):
+        raise ValueError(f"`{name}` must be finite, got {value}; write a number")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -17,7 +17,8 @@ class SmallImageClassifier(PreTrainedModel):
     """A classifier of small images: `stem`, `stages` of blocks, `classifier`; a subclass makes these three.
 
     Convolutions are drawn He-normal by fan-out, linear layers as PyTorch draws them but with zero bias, and batch
-    norms start as the identity, as in the authors' code of the AMP paper.
+    norms start as the identity, as in the authors' code of the AMP paper. Departure: biases of convolutions, which
+    VGG has and the batch norm after them takes out again, start at zero and not as PyTorch draws them.
 
     Args:
         config: widths, depths and classes.
@@ -44,6 +45,13 @@ class SmallImageClassifier(PreTrainedModel):
         super().__init__(config)
         config.check()  # again, since fields can be changed after the configuration was made
         self.num_labels = check_integer("num_labels", config.num_labels)
+
+    def post_init(self) -> None:
+        """Draw the weights, and name the blocks of this network only."""
+        # A class names the blocks of all its variants; FSDP's wrapping refuses a name that a network has no block of.
+        present = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = [name for name in self._no_split_modules or () if name in present]
+        super().post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -84,7 +92,7 @@ class SmallImageClassifier(PreTrainedModel):
         """
         check_pixel_values(pixel_values, self.config.num_channels)
         wants_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        states = self._hidden_states(pixel_values.to(self.dtype))
+        states = self._hidden_states(pixel_values.to(self._weight_dtype()))
         logits = self.classifier(states[-1])
         loss = None if labels is None else mean_cross_entropy(logits, labels)
         output = ImageClassifierOutputWithNoAttention(
@@ -92,6 +100,10 @@ class SmallImageClassifier(PreTrainedModel):
         )
         wants_object = self.config.return_dict if return_dict is None else return_dict
         return output if wants_object else output.to_tuple()
+
+    def _weight_dtype(self) -> torch.dtype:
+        """Return the dtype of the first convolution; `self.dtype` finds no parameters in a replica of DataParallel."""
+        return next(module.weight.dtype for module in self.modules() if isinstance(module, nn.Conv2d))
 
     def _hidden_states(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """Return what comes out of the stem, where there is one, and of each stage."""
@@ -173,12 +185,17 @@ def convolution(in_channels: int, out_channels: int, kernel_size: int, stride: i
 
 
 def check_pixel_values(pixel_values: Tensor, num_channels: int) -> None:
-    """Raise unless the images are a float tensor of shape (batch, num_channels, height, width)."""
+    """Raise unless the images are a float tensor of shape (batch, num_channels, height, width) with pixels."""
     shape = tuple(pixel_values.shape)
     if len(shape) != 4 or shape[1] != num_channels:
         raise ValueError(
             f"`pixel_values` must have shape (batch, {num_channels}, height, width), got {shape}; put the channels "
             f"second, or make the model with another `num_channels`"
+        )
+    if 0 in shape[2:]:
+        raise ValueError(
+            f"`pixel_values` must have height and width >= 1, got {shape}; look at how the images "
+            "were resized or cropped"
         )
     if not pixel_values.is_floating_point():
         raise TypeError(
