@@ -1,5 +1,6 @@
 """What AMP cannot train, refused before training starts, and what it trains with a caveat, warned about."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from transformers.utils import is_sagemaker_mp_enabled, logging
 from hf_amp.training_args import AMPSettings
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from transformers import Trainer, TrainingArguments
 
 logger = logging.get_logger(__name__)
 
@@ -64,6 +65,21 @@ def refuse_unsupported(trainer: "Trainer", settings: AMPSettings) -> None:
 
 def _refuse(what: str, remedy: str) -> None:
     raise NotImplementedError(f"Adversarial model perturbation does not support {what}: {remedy}.")
+
+
+def unconnected_processes(args: "TrainingArguments") -> str | None:
+    """Say so if a launcher started several processes and each would train by itself; None if all is well.
+
+    `accelerate launch` with `use_cpu: true` in its file does, on a machine without a GPU, unless the training arguments
+    say `use_cpu=True`, too.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched == 1 or args.world_size > 1:
+        return None
+    return (
+        f"The launcher started WORLD_SIZE={launched} processes, but the training arguments see one: each process would "
+        "train by itself and write the same files. On a CPU, pass `use_cpu=True` (`--use_cpu`)."
+    )
 
 
 def target_parameters(model: nn.Module, patterns: tuple[str, ...] | None) -> Iterator[nn.Parameter]:

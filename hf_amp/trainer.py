@@ -17,6 +17,7 @@ from hf_amp.compatibility import (
     loss_ignores_num_items,
     refuse_unsupported,
     target_parameters,
+    unconnected_processes,
     warn_of_half_precision,
 )
 from hf_amp.gradient_sync import gradient_sync
@@ -230,6 +231,8 @@ class AMPTrainerMixin(_TrainerBehind):
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._begin_amp()
+        if problem := unconnected_processes(self.args):
+            logger.warning(problem)
         if not self._amp.switched_off and self.model is not None:
             warn_of_half_precision(self.model, self._amp.target_parameters)
         return super()._inner_training_loop(*args, **kwargs)

@@ -144,6 +144,22 @@ def test_names_are_those_of_the_unwrapped_model():
     assert found == ["1.weight", "1.bias"]
 
 
+def test_processes_that_a_launcher_started_but_that_do_not_know_each_other_are_warned_about(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with caplog.at_level("WARNING"):
+        amp_trainer(tmp_path).train()
+    assert "started WORLD_SIZE=2 processes, but the training arguments see one" in caplog.text
+    assert "`use_cpu=True`" in caplog.text
+
+
+def test_one_process_is_not_warned_about(tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        amp_trainer(tmp_path).train()
+    assert "WORLD_SIZE" not in caplog.text
+
+
 # --- the loss that ignores the number of items ---
 
 

@@ -386,3 +386,10 @@ def _test_images():
     from hf_amp.vision import load_image_dataset
 
     return load_image_dataset("digits")["test"].num_rows
+
+
+def test_processes_that_do_not_know_each_other_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match=r"WORLD_SIZE=2 processes.*pass `use_cpu=True` \(`--use_cpu`\)"):
+        classify(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

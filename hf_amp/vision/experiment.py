@@ -12,6 +12,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
+from hf_amp.compatibility import unconnected_processes
 from hf_amp.vision.arguments import DataArguments, ImageTrainingArguments, ModelArguments
 from hf_amp.vision.figures import save_learning_curves
 from hf_amp.vision.methods import METHOD_FIELDS, METHODS
@@ -82,6 +83,8 @@ class Experiment:
         self.command = shlex.join(sys.argv) if command is None else command
         self.folder = Path(str(training.output_dir))
         self.is_main = training.process_index == 0
+        if problem := unconnected_processes(training):
+            raise ValueError(problem)
         check_output_dir(self.folder, self.settings())
         with training.main_process_first(desc="load the images"):
             self.images = Images(data) if images is None else images
