@@ -173,6 +173,35 @@ def test_palettes_and_transparency_become_colours_and_deep_pixels_are_refused():
         DecodedImages(image_split(1, images=[deep]))
 
 
+@pytest.mark.parametrize("options", [{}, {"max_bytes": 0}])
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        lambda row: {**row, "bytes": row["bytes"][:60]},
+        lambda row: {**row, "bytes": b"no image"},
+        lambda row: {"bytes": None, "path": "nowhere.png"},
+    ],
+)
+@pytest.mark.parametrize("number", [0, 3])
+def test_images_that_cannot_be_read_are_named(cache, options, spoiled, number):
+    rows = image_split(5).cast_column("image", Image(decode=False))["image"][:]
+    rows[number] = spoiled(rows[number])
+    split = image_split(5).remove_columns("image").add_column("image", rows, feature=Image())
+    with pytest.raises(ValueError, match=rf"image {number} cannot be read \(.+\); fetch the data set again, or remove"):
+        everything(DecodedImages(split, **options))
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("options", [{}, {"max_bytes": 0}])
+@pytest.mark.parametrize("number", [0, 3])
+def test_missing_images_are_named(options, number):
+    rows = image_split(5).cast_column("image", Image(decode=False))["image"][:]
+    rows[number] = None
+    split = image_split(5).remove_columns("image").add_column("image", rows, feature=Image())
+    with pytest.raises(ValueError, match=f"image {number} is missing; remove the rows without image"):
+        everything(DecodedImages(split, **options))
+
+
 @pytest.mark.parametrize("size", [0, -3, (4, 0), (1, 2, 3), 3.5])
 def test_impossible_image_sizes_are_refused(size):
     with pytest.raises(ValueError, match="`image_size` must be a whole number > 0"):

@@ -75,7 +75,7 @@ def _encode_labels(splits: DatasetDict, source: str) -> DatasetDict:
     feature = ClassLabel(names=[str(value) for value in order])
     encoded = {}
     for name, split in splits.items():
-        numbers = [order[value] for value in split["label"]]
+        numbers = [order[value] for value in split["label"][:]]
         encoded[name] = split.remove_columns("label").add_column("label", numbers, feature=feature)
     return DatasetDict(encoded)
 

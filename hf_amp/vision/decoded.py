@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 from transformers.utils import logging
 
-from hf_amp.vision.pixel_cache import bands_of, decode, decoded_pixels
+from hf_amp.vision.pixel_cache import bands_of, decode, decoded_pixels, read_images
+from hf_amp.vision.splits import labels_of
 
 logger = logging.get_logger(__name__)
 
@@ -61,8 +62,8 @@ class DecodedImages(Dataset[ImageSelection]):
         streams: whether images are read batch by batch.
 
     Raises:
-        ValueError: the split lacks a column or is empty; images differ in size or kind; an argument is outside its
-            range.
+        ValueError: the split lacks a column or is empty; images differ in size or kind, or cannot be read; an argument
+            is outside its range.
     """
 
     def __init__(
@@ -76,14 +77,14 @@ class DecodedImages(Dataset[ImageSelection]):
         if max_bytes is not None and max_bytes < 0:
             raise ValueError(f"`max_bytes` must be >= 0, got {max_bytes}; 0 reads images batch by batch")
         self._split = split.with_format(None).select_columns(["image", "label"])
-        first = self._split[0]["image"]
+        (first,) = read_images(self._split, [0])
         self._size: tuple[int, int] = (first.height, first.width)
         if image_size is not None:
             self._size = height_and_width(image_size)
         self._resize = image_size is not None
         height, width = self._size
         self.pixel_shape = (bands_of(first, "image 0"), height, width)
-        self.labels = torch.from_numpy(np.array(self._split.with_format("numpy")["label"], dtype=np.int64))
+        self.labels = torch.from_numpy(labels_of(self._split).astype(np.int64))
         self.label_names: list[str] = list(split.features["label"].names)
         # In shared memory, so that workers that live longer than an epoch learn of the next one.
         self._epoch = torch.tensor(_UNKNOWN_EPOCH).share_memory_()
@@ -148,10 +149,10 @@ class DecodedImages(Dataset[ImageSelection]):
         """
         if self._pixels is not None:
             return self._pixels[indices]
-        rows = self._split[indices.tolist()]["image"]
+        rows = indices.tolist()
         decoded = [
             decode(image, self.pixel_shape[0], self._size, f"image {i}", self._resize)
-            for i, image in zip(indices.tolist(), rows, strict=True)
+            for i, image in zip(rows, read_images(self._split, rows), strict=True)
         ]
         return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,25 @@ logger = logging.get_logger(__name__)
 _ROWS_PER_READ = 1000
 _FORMAT = 1  # raise it when the decoding changes, so that files of older versions are not read
 _BANDS = {"L": 1, "RGB": 3}
+
+
+def read_images(split: Dataset, indices: Sequence[int]) -> list[PILImage.Image]:
+    """Return some images of a split.
+
+    Raises:
+        ValueError: one is missing, or is no image that can be read.
+    """
+    try:
+        images = split[indices]["image"]
+    except (OSError, ValueError, SyntaxError) as error:  # PIL's, which do not say which image is meant
+        if len(indices) > 1:
+            return [read_images(split, [i])[0] for i in indices]
+        raise ValueError(
+            f"image {indices[0]} cannot be read ({error}); fetch the data set again, or remove the image"
+        ) from error
+    if None in images:
+        raise ValueError(f"image {indices[images.index(None)]} is missing; remove the rows without image")
+    return images
 
 
 def decode(image: PILImage.Image, bands: int, size: tuple[int, int], where: str, resize: bool) -> np.ndarray:
@@ -79,7 +99,7 @@ def decoded_pixels(
         (images, channels, height, width) uint8, mapped from the file; in memory if it could not be written.
 
     Raises:
-        ValueError: an image has another size or kind than the first one.
+        ValueError: an image has another size or kind than the first one, or cannot be read.
     """
     shape = (len(split), bands, *size)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_amp" if cache_dir is None else Path(cache_dir)
@@ -90,7 +110,8 @@ def decoded_pixels(
     pixels = np.empty(shape, np.uint8)
     images = split.select_columns("image")
     for start in range(0, len(split), _ROWS_PER_READ):
-        for i, image in enumerate(images[start : start + _ROWS_PER_READ]["image"], start):
+        rows = range(start, min(start + _ROWS_PER_READ, len(split)))
+        for i, image in zip(rows, read_images(images, rows), strict=True):
             pixels[i] = decode(image, bands, size, f"image {i}", resize).transpose(2, 0, 1)
     try:
         _write(path, pixels)
@@ -112,21 +133,22 @@ def fingerprint(split: Dataset, shape: tuple[int, ...]) -> str:
     digest = hashlib.blake2b(f"{_FORMAT}{shape}{split.features['image']}".encode(), digest_size=16)
     encoded = split.select_columns("image").with_format("arrow")
     for start in range(0, len(split), _ROWS_PER_READ):
-        for row in encoded[start : start + _ROWS_PER_READ]["image"]:
-            _add_image(digest, row)
+        table: Any = encoded[start : start + _ROWS_PER_READ]
+        table = table.flatten()
+        contents, paths = table["image.bytes"].to_pylist(), table["image.path"].to_pylist()
+        for content, path in zip(contents, paths, strict=True):
+            _add_image(digest, content, path)
     return digest.hexdigest()
 
 
-def _add_image(digest: Any, row: Any) -> None:
-    content = row["bytes"].as_buffer()
+def _add_image(digest: Any, content: bytes | None, path: str | None) -> None:
     if content is not None:
-        digest.update(b"%d:" % content.size)
+        digest.update(b"%d:" % len(content))
         digest.update(content)
         return
-    path = row["path"].as_py()
     digest.update(str(path).encode())
     if os.path.exists(path or ""):
-        state = os.stat(path)
+        state = os.stat(path or "")
         digest.update(f"{state.st_size}:{state.st_mtime_ns}".encode())
 
 

@@ -6,6 +6,11 @@ import numpy as np
 from datasets import Dataset
 
 
+def labels_of(split: Dataset) -> np.ndarray:
+    """Return the column `label` as (images,) integers, read at once: a column of `datasets` reads row by row."""
+    return split.select_columns("label").with_format("numpy")[:]["label"]
+
+
 def stratified_indices(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Draw images so that every class has its share, to the nearest image.
 
@@ -49,7 +54,7 @@ def split_off(split: Dataset, fraction: float, seed: int) -> tuple[Dataset, Data
     Raises:
         ValueError: one of the two would be empty.
     """
-    labels = np.asarray(split.with_format("numpy")["label"])
+    labels = labels_of(split)
     count = round(fraction * len(labels))
     if not 0 < count < len(labels):
         raise ValueError(
@@ -71,7 +76,7 @@ def keep_samples(split: Dataset, count: int, seed: int) -> Dataset:
     """
     if count >= len(split):
         return split
-    labels = np.asarray(split.with_format("numpy")["label"])
+    labels = labels_of(split)
     return split.select(stratified_indices(labels, count, seed))
 
 
@@ -101,7 +106,7 @@ def add_label_noise(split: Dataset, fraction: float, seed: int) -> Dataset:
             f"`fraction`={fraction} needs a second class to draw wrong labels from, and `label` has "
             f"{feature.num_classes}; set it to 0"
         )
-    clean = np.asarray(split.with_format("numpy")["label"])
+    clean = labels_of(split)
     random = np.random.default_rng(seed)
     chosen = random.permutation(len(clean))[: round(fraction * len(clean))]
     noisy = clean.copy()
