@@ -55,7 +55,7 @@ def test_squares_of_cutout_are_0_before_normalisation():
     images = images_of()
     batch = batch_of(images, collator_of("cutout"))["pixel_values"]
     plain = batch_of(images, collator_of("vanilla"))["pixel_values"]
-    zero = (-torch.tensor(MEAN) / torch.tensor(STD))[:, None, None].expand_as(plain)
+    zero = torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)])[:, None, None].expand_as(plain)
     changed = (batch != plain).any(1, keepdim=True).expand_as(plain)
     assert changed.any()
     assert torch.equal(batch, torch.where(changed, zero, plain))

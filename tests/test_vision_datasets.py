@@ -259,6 +259,17 @@ def test_unknown_data_sets_are_refused_by_name(monkeypatch):
         load_image_dataset("someone/nothing")
 
 
+def test_data_sets_of_several_configurations_are_refused_with_a_way_out(monkeypatch):
+    def ambiguous(*args):
+        raise ValueError("Config name is missing.")
+
+    monkeypatch.setattr(places, "load_dataset", ambiguous)
+    with pytest.raises(
+        ValueError, match=r"cannot be loaded as it is \(Config name is missing.\); choose what you need"
+    ):
+        load_image_dataset("someone/many")
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
 @pytest.mark.parametrize(
     ("name", "folder", "classes", "splits"),

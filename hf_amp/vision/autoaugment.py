@@ -60,13 +60,13 @@ def draw_policy(stream: RandomStream, first_draw: int, policy: str, size: tuple[
         policy: `"cifar10"` or `"svhn"`.
         size: height and width of the images.
     """
-    table = _policy_table(policy, size)
+    table = _policy_table(policy, size, stream.device)
     chosen = stream.integers(first_draw, len(table))
     kinds, values = [], []
     for slot in range(SLOTS):
         applied = stream.uniform(first_draw + 1 + slot)
         sign = stream.integers(first_draw + 1 + SLOTS + slot, 2)
-        kind, probability, value = table.to(chosen.device, non_blocking=True)[chosen, slot, sign].unbind(1)
+        kind, probability, value = table[chosen, slot, sign].unbind(1)
         kinds.append(torch.where(applied < probability, kind, Kind.IDENTITY).long())
         values.append(value)
     return PolicyPlan(torch.stack(kinds, 1), torch.stack(values, 1))
@@ -97,13 +97,13 @@ def published_policy(policy: str) -> list[list[tuple[Kind, float, int]]]:
 
 
 @cache
-def _policy_table(policy: str, size: tuple[int, int]) -> Tensor:
-    """Return (sub-policies, operations, signs, 3) float64: kind, probability, value."""
+def _policy_table(policy: str, size: tuple[int, int], device: torch.device) -> Tensor:
+    """Return (sub-policies, operations, signs, 3) float64: kind, probability, value; copied to a GPU once."""
     rows = [
         [[(kind, chance, _value(kind, level, sign, size)) for sign in (-1, 1)] for kind, chance, level in one]
         for one in published_policy(policy)
     ]
-    return torch.tensor(rows, dtype=torch.float64)
+    return torch.tensor(rows, dtype=torch.float64, device=device)
 
 
 def _value(kind: Kind, level: int, sign: int, size: tuple[int, int]) -> float:

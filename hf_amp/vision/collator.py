@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor
 
 from hf_amp.vision.augmentation import AUGMENTATIONS, Draw, change_pixels, cutout_mask, draw_plan, recipe_for
@@ -61,7 +62,7 @@ class ImageCollator:
         if mean is None or std is None:
             mean, std = normalisation(dataset_name)
         self.mean, self.std = _per_channel("mean", mean), _per_channel("std", std)
-        if len(self.mean) != len(self.std) or not (self.std > 0).all():
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise ValueError(f"`std` must hold as many numbers > 0 as `mean`, got {list(std)} and {list(mean)}")
         self.recipe = recipe_for(dataset_name)
         self.augmentation = augmentation if train else "none"
@@ -95,10 +96,10 @@ class ImageCollator:
         partners = stream.integers(Draw.MIXUP_PARTNER, len(source))
         others = self._images(source, partners, self._stream(source, partners))
         weights = mixing_weights(stream.uniform(Draw.MIXUP_WEIGHT), self.mixup_alpha)
-        classes = len(source.label_names)
-        soft = torch.lerp(
-            F.one_hot(source.labels[partners], classes).float(), F.one_hot(labels, classes).float(), weights[:, None]
-        )
+        classes = torch.arange(len(source.label_names), device=labels.device)
+        # Not one_hot: it may look at the values, for which a GPU would have to wait.
+        first, second = (one[:, None] == classes for one in (labels, source.labels[partners]))
+        soft = torch.lerp(second.float(), first.float(), weights[:, None])
         return {"pixel_values": torch.lerp(others, pixel_values, weights[:, None, None, None]), "labels": soft}
 
     def _stream(self, source: DecodedImages, indices: Tensor) -> RandomStream | None:
@@ -118,23 +119,27 @@ class ImageCollator:
         if plan is not None:
             pixels = change_images(pixels, plan) if self.per_image else change_pixels(pixels, plan)
         # One multiplication and one addition per pixel
-        scale, shift = 1 / (255 * self.std), -self.mean / self.std
-        values = torch.addcmul(_shaped(shift, pixels), pixels.float(), _shaped(scale, pixels))
+        scale, shift = _scale_and_shift(self.mean, self.std, pixels.device)
+        values = torch.addcmul(shift, pixels.float(), scale)
         if plan is not None and plan.cutout is not None:
             # 0 before normalisation
-            values = torch.where(cutout_mask(plan.cutout, plan.cutout_side, size), _shaped(shift, pixels), values)
+            values = torch.where(cutout_mask(plan.cutout, plan.cutout_side, size), shift, values)
         return values
 
 
-def _per_channel(name: str, values: Sequence[float]) -> Tensor:
-    tensor = torch.tensor(list(values), dtype=torch.float32)
-    if tensor.ndim != 1 or not tensor.isfinite().all() or len(tensor) == 0:
+def _per_channel(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    if not numbers or not all(math.isfinite(number) for number in numbers):
         raise ValueError(f"`{name}` must hold one finite number per channel, got {values}; e.g. [0.5, 0.5, 0.5]")
-    return tensor
+    return numbers
 
 
-def _shaped(per_channel: Tensor, pixels: Tensor) -> Tensor:
-    return per_channel.to(pixels.device)[:, None, None]
+@cache
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what uint8 pixels are multiplied by and what is added, (channels, 1, 1); copied to a GPU once."""
+    both = torch.tensor([[1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]])
+    scale, shift = both.to(device)[:, :, None, None]
+    return scale, shift
 
 
 def _join(selections: Sequence[ImageSelection]) -> tuple[DecodedImages, Tensor]:

@@ -26,14 +26,16 @@ def mixing_weights(uniform: Tensor, alpha: float) -> Tensor:
     """
     if alpha == 1:
         return uniform
-    quantiles = torch.from_numpy(_quantiles(alpha)).to(uniform.device)
+    quantiles = _quantiles(alpha, uniform.device)
     place = uniform * _QUANTILES
     below = place.long()
     return torch.lerp(quantiles[below], quantiles[below + 1], place - below)
 
 
 @cache
-def _quantiles(alpha: float) -> np.ndarray:
+def _quantiles(alpha: float, device: torch.device) -> Tensor:
+    """Return 16,385 quantiles; copied to a GPU once."""
     from scipy.stats import beta
 
-    return beta.ppf(np.linspace(0, 1, _QUANTILES + 1), alpha, alpha).astype(np.float32)
+    quantiles = beta.ppf(np.linspace(0, 1, _QUANTILES + 1), alpha, alpha)
+    return torch.tensor(quantiles, dtype=torch.float32, device=device)

@@ -24,7 +24,7 @@ def from_hub(hub_id: str, config: str | None, wanted: Sequence[str]) -> DatasetD
     Raises:
         FileNotFoundError: there is no such data set, or none that may be read.
         ConnectionError: the Hub cannot be reached and the data set is not in the cache.
-        ValueError: the data set needs a configuration to be chosen.
+        ValueError: `datasets` refuses it, for example since it has several configurations.
     """
     try:
         found = load_dataset(hub_id, config)
@@ -38,6 +38,12 @@ def from_hub(hub_id: str, config: str | None, wanted: Sequence[str]) -> DatasetD
             f"data set {hub_id!r} is not in the cache, and the Hub cannot be reached ({error}); connect to the "
             "network once, pass a local copy as `path` (`--dataset_path` on the command line), or use the data set "
             "'digits', which needs no network"
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"data set {hub_id!r} cannot be loaded as it is ({error}); choose what you need with "
+            "datasets.load_dataset, write each split with `to_parquet('train.parquet')` and so on, and pass the folder "
+            "as `path` (`--dataset_path` on the command line)"
         ) from error
     return _keep(found, wanted)
 

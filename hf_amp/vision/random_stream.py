@@ -31,6 +31,11 @@ class RandomStream:
         key = _mix_int(_mix_int(seed + _GOLDEN) + epoch)
         self._state = _mix(indices * _signed(_GOLDEN) + _signed(key))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers are made."""
+        return self._state.device
+
     def uniform(self, draw: int) -> Tensor:
         """Return (batch,) float32 in [0, 1), in steps of 2⁻²⁴."""
         return _shift(self._word(draw), 40).to(torch.float32) * 2.0**-24
