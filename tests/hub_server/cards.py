@@ -12,7 +12,7 @@ REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 def metadata_of(content):
     """Return the text between the two lines of dashes at the top, or None."""
-    found = re.match(r"\s*---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|$)", content, re.DOTALL)
+    found = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", content, re.DOTALL)
     return None if found is None else found[1]
 
 
