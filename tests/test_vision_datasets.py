@@ -152,7 +152,11 @@ def test_missing_splits_are_refused_and_a_missing_test_split_is_said(hub, caplog
     hub[0]["splits"] = as_dict(train=image_split())
     with pytest.raises(ValueError, match=r"one to evaluate on .test or validation., got train"):
         load_image_dataset("someone/else")
-    with pytest.raises(ValueError, match="`extra` asks for the split 'extra', and svhn has train here"):
+    hub[0]["splits"] = as_dict(training=image_split(), dev=image_split())
+    with pytest.raises(ValueError, match=r"someone/else must have a training split .* got training, validation; name"):
+        load_image_dataset("someone/else")
+    hub[0]["splits"] = as_dict(train=image_split(), test=image_split())
+    with pytest.raises(ValueError, match="`extra` asks for the split 'extra', and svhn has train, test here"):
         load_image_dataset("svhn", extra=True)
     hub[0]["splits"] = as_dict(train=image_split(), validation=image_split(seed=1))
     with pytest.raises(ValueError, match="no test split, so that its validation split is needed"):
@@ -162,6 +166,17 @@ def test_missing_splits_are_refused_and_a_missing_test_split_is_said(hub, caplog
     hub[0]["splits"] = as_dict(train=image_split().select([]), test=image_split())
     with pytest.raises(ValueError, match="split 'train' of someone/else has no images"):
         load_image_dataset("someone/else")
+
+
+@pytest.mark.parametrize("called", ["valid", "val", "dev", "validation"])
+@pytest.mark.parametrize("local", [False, True])
+def test_validation_splits_have_several_names(request, tmp_path, called, local):
+    splits = as_dict(**{"train": image_split(), called: image_split(3), "test": image_split(6)})
+    if not local:
+        request.getfixturevalue("hub")[0]["splits"] = splits
+    path = write_parquet(tmp_path / "data", **splits) if local else None
+    loaded = load_image_dataset("someone/else", path=path)
+    assert {name: len(split) for name, split in loaded.items()} == {"train": 12, "validation": 3, "test": 6}
 
 
 def test_own_validation_split_stays_unless_another_is_asked_for(hub, caplog):
@@ -227,6 +242,30 @@ def test_paths_that_cannot_be_read_are_refused(tmp_path):
     lone = write_parquet(tmp_path / "lone", train=image_split()) / "train-00000-of-00001.parquet"
     with pytest.raises(ValueError, match=r"one to evaluate on .test or validation., got train"):
         load_image_dataset("cifar10", path=lone)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda whole: whole[:-50],
+        lambda whole: b"",
+        lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+    ],
+)
+def test_spoiled_parquet_files_are_named(tmp_path, content):
+    folder = write_parquet(tmp_path / "data", train=image_split(), test=image_split())
+    spoiled = folder / "test-00000-of-00001.parquet"
+    spoiled.write_bytes(content(spoiled.read_bytes()))
+    with pytest.raises(ValueError, match=r"test-00000-of-00001.parquet cannot be read .*; fetch them again .*git lfs"):
+        load_image_dataset("cifar10", path=folder)
+
+
+def test_parquet_files_of_one_split_must_have_the_same_columns(tmp_path):
+    folder = write_parquet(tmp_path / "data", train=image_split(), train2=image_split(label="kind"), test=image_split())
+    with pytest.raises(
+        ValueError, match=r"train2.* cannot be read as parquet files of the same columns \(Couldn't cast"
+    ):
+        load_image_dataset("cifar10", path=folder)
 
 
 def test_coarse_labels_need_their_column(tmp_path):

@@ -91,9 +91,11 @@ def load_image_dataset(
         wanted = ("train", "validation", "test") + (("extra",) if extra else ())
         if path is None:
             hub_id, config = (known.hub_id, known.config) if known else (name, None)
-            raw = from_hub(hub_id, config, wanted)
+            raw = from_hub(hub_id, config)
         else:
             raw = from_path(path, known.config if known else None, wanted)
+        _check_names(raw, source=str(path or name))
+        raw = DatasetDict({split: raw[split] for split in wanted if split in raw})
         label = "coarse_label" if coarse_labels else (known.label if known else None)
         splits = uniform_columns(raw, label, source=str(path or name))
     splits = _join_extra(splits, extra, name)
@@ -144,13 +146,15 @@ def _join_extra(splits: DatasetDict, extra: bool, name: str) -> DatasetDict:
     return DatasetDict({**splits, "train": concatenate_datasets([splits["train"], splits.pop("extra")])})
 
 
-def _check_splits(splits: DatasetDict, validation_fraction: float, source: str) -> None:
-    found = ", ".join(map(str, splits)) or "none"
+def _check_names(splits: DatasetDict, source: str) -> None:
     if "train" not in splits or not ("test" in splits or "validation" in splits):
         raise ValueError(
-            f"{source} must have a training split and one to evaluate on (test or validation), got {found}; name the "
-            "files or folders train…, test… and validation…"
+            f"{source} must have a training split and one to evaluate on (test or validation), got "
+            f"{', '.join(map(str, splits)) or 'none'}; name the files or folders train…, test… and validation…"
         )
+
+
+def _check_splits(splits: DatasetDict, validation_fraction: float, source: str) -> None:
     for name, split in splits.items():
         if len(split) == 0:
             raise ValueError(f"split {name!r} of {source} has no images; fill or remove it")

@@ -6,25 +6,28 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import DatasetDict, load_dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets import Dataset, DatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 _LAYOUTS = "a folder with train*.parquet and test*.parquet, one such file, or a folder <split>/<class>/<image>"
+_ALSO_CALLED = {"validation": ("valid", "val", "dev")}
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
 
 
-def from_hub(hub_id: str, config: str | None, wanted: Sequence[str]) -> DatasetDict:
+def from_hub(hub_id: str, config: str | None) -> DatasetDict:
     """Read a data set from the Hub, or from the cache when the Hub cannot be reached.
 
     Args:
         hub_id: repository.
         config: configuration in it; None: the default one.
-        wanted: names of the splits to keep, where they exist.
+
+    Returns:
+        All splits; `valid`, `val` and `dev` are called `validation`.
 
     Raises:
         FileNotFoundError: there is no such data set, or none that may be read.
         ConnectionError: the Hub cannot be reached and the data set is not in the cache.
-        ValueError: `datasets` refuses it, for example since it has several configurations.
+        ValueError: `datasets` refuses it, for example since it has several configurations, or a file is spoiled.
     """
     try:
         found = load_dataset(hub_id, config)
@@ -39,13 +42,13 @@ def from_hub(hub_id: str, config: str | None, wanted: Sequence[str]) -> DatasetD
             "network once, pass a local copy as `path` (`--dataset_path` on the command line), or use the data set "
             "'digits', which needs no network"
         ) from error
-    except ValueError as error:
+    except (ValueError, DatasetGenerationError) as error:
         raise ValueError(
-            f"data set {hub_id!r} cannot be loaded as it is ({error}); choose what you need with "
+            f"data set {hub_id!r} cannot be loaded as it is ({error.__cause__ or error}); choose what you need with "
             "datasets.load_dataset, write each split with `to_parquet('train.parquet')` and so on, and pass the folder "
             "as `path` (`--dataset_path` on the command line)"
         ) from error
-    return _keep(found, wanted)
+    return _usual_names(found)
 
 
 def from_path(path: str | os.PathLike[str], config: str | None, wanted: Sequence[str]) -> DatasetDict:
@@ -56,24 +59,25 @@ def from_path(path: str | os.PathLike[str], config: str | None, wanted: Sequence
             `<split>/<class>/<image>`. Copies of a Hub repository hold the files in a folder of their own, which is
             found, too.
         config: name of that folder, where there are several.
-        wanted: names of the splits to read, where they exist.
+        wanted: names of the splits to read from parquet files, where they exist.
+
+    Returns:
+        The splits; `valid`, `val` and `dev` are called `validation`.
 
     Raises:
         FileNotFoundError: `path` does not exist, or holds nothing that can be read.
-        ValueError: parquet files lie in several folders.
+        ValueError: parquet files lie in several folders, or cannot be read.
     """
     folder = Path(path)
     if not folder.exists():
         raise FileNotFoundError(f"`path` {str(path)!r} does not exist; give {_LAYOUTS}")
     files = _parquet_files(folder, config)
-    by_split = {name: [str(file) for file in files if file.name.startswith(name)] for name in wanted}
+    by_split = {name: [str(file) for file in files if file.name.startswith(_names_of(name))] for name in wanted}
     by_split = {name: found for name, found in by_split.items() if found}
     if by_split:
-        return DatasetDict(
-            {name: load_dataset("parquet", data_files=found, split="train") for name, found in by_split.items()}
-        )
+        return DatasetDict({name: _read_parquet(found) for name, found in by_split.items()})
     if not files and any(image.suffix.lower() in _IMAGE_ENDINGS for image in folder.glob("*/*/*")):
-        return _keep(load_dataset("imagefolder", data_dir=str(folder), drop_labels=False), wanted)
+        return _usual_names(load_dataset("imagefolder", data_dir=str(folder), drop_labels=False))
     raise FileNotFoundError(
         f"`path` {str(path)!r} holds no data set that can be read, got {_contents(folder)}; give {_LAYOUTS}"
     )
@@ -104,5 +108,20 @@ def _contents(folder: Path) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "") if names else "an empty folder"
 
 
-def _keep(splits: DatasetDict, wanted: Sequence[str]) -> DatasetDict:
-    return DatasetDict({name: splits[name] for name in wanted if name in splits})
+def _read_parquet(files: list[str]) -> Dataset:
+    try:
+        return load_dataset("parquet", data_files=files, split="train")
+    except (ValueError, DatasetGenerationError) as error:
+        raise ValueError(
+            f"{', '.join(files)} cannot be read as parquet files of the same columns ({error.__cause__ or error}); "
+            "fetch them again (small text files in their place come from a copy without `git lfs pull`)"
+        ) from error
+
+
+def _names_of(split: str) -> tuple[str, ...]:
+    return (split, *_ALSO_CALLED.get(split, ()))
+
+
+def _usual_names(splits: DatasetDict) -> DatasetDict:
+    usual = {other: name for name in _ALSO_CALLED for other in _names_of(name)[1:] if name not in splits}
+    return DatasetDict({usual.get(str(name), name): split for name, split in splits.items()})
