@@ -52,9 +52,10 @@ def _of_repository(hub, request, access, function, kind, name, **named):
     """Answer where the repository exists, may be seen, and may be changed if that is what is asked."""
     kind = (kind or "models").removeprefix("/")
     repository = hub.repositories.get((kind, name))
-    if repository is None or (repository.private and request.token is None):
-        status = 401 if request.token is None else 404
-        return refuse(status, "Repository not found", "RepoNotFound")
+    if request.token is None and (repository is None or repository.private or access == "write"):
+        return refuse(401, "Invalid username or password.", "RepoNotFound")
+    if repository is None:
+        return refuse(404, "Repository not found", "RepoNotFound")
     if access == "write":
         wrong = publishing.refusal_to_write(hub, request, name)
         if wrong is not None:
