@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -32,7 +33,7 @@ from transformers import (
 
 import hf_amp
 from hf_amp import AMPArguments, AMPTrainer, AMPTrainerMixin
-from hf_amp.compatibility import loss_ignores_num_items, target_parameters
+from hf_amp.compatibility import loss_ignores_num_items, target_parameters, unconnected_processes
 
 # --- refusals ---
 
@@ -144,20 +145,21 @@ def test_names_are_those_of_the_unwrapped_model():
     assert found == ["1.weight", "1.bias"]
 
 
-def test_processes_that_a_launcher_started_but_that_do_not_know_each_other_are_warned_about(
-    tmp_path, monkeypatch, caplog
-):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with caplog.at_level("WARNING"):
-        amp_trainer(tmp_path).train()
-    assert "started WORLD_SIZE=2 processes, but the training arguments see one" in caplog.text
-    assert "`use_cpu=True`" in caplog.text
+@pytest.mark.parametrize(("launched", "seen", "apart"), [("2", 1, True), ("2", 2, False), ("1", 1, False)])
+def test_launched_processes_that_do_not_know_each_other_are_found(monkeypatch, launched, seen, apart):
+    monkeypatch.setenv("WORLD_SIZE", launched)
+    problem = unconnected_processes(SimpleNamespace(world_size=seen))
+    assert (problem is not None) == apart
+    if problem:
+        assert "started WORLD_SIZE=2 processes, but the training arguments see one" in problem
+        assert "pass `use_cpu=True` (`--use_cpu`)" in problem
 
 
-def test_one_process_is_not_warned_about(tmp_path, caplog):
+def test_the_trainer_warns_of_such_processes(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("hf_amp.trainer.unconnected_processes", lambda args: "two processes, apart")
     with caplog.at_level("WARNING"):
         amp_trainer(tmp_path).train()
-    assert "WORLD_SIZE" not in caplog.text
+    assert "two processes, apart" in caplog.text
 
 
 # --- the loss that ignores the number of items ---
