@@ -7,17 +7,20 @@ Three things are timed in turn, in each of several rounds of one run:
 
     python examples/benchmarks/data_pipeline.py --dataset cifar10 --dataset_path <folder>
 
-Without `--dataset` random smooth images of CIFAR-10's size are made, so no network is needed.
+Without `--dataset` random smooth images of CIFAR-10's size are made, so no network is needed. On a CPU the share of
+a step is also given in CPU seconds, which other work on the machine disturbs less.
 """
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -76,19 +79,19 @@ def training_step(args: argparse.Namespace, batch: dict[str, torch.Tensor], clas
     return step
 
 
-def seconds_per_call(call: Callable[[], object], count: int, device: str) -> float:
-    """Mean time of `count` calls, the device's work included."""
+def seconds_per_call(call: Callable[[], object], count: int, device: str) -> tuple[float, float]:
+    """Mean time of `count` calls, the device's work included: by the clock, and of this process on CPUs."""
 
-    def wait() -> None:
+    def now() -> np.ndarray:
         if device != "cpu":
             torch.cuda.synchronize()
+        return np.array([time.perf_counter(), time.process_time()])
 
-    wait()
-    start = time.perf_counter()
+    start = now()
     for _ in range(count):
         call()
-    wait()
-    return (time.perf_counter() - start) / count
+    clock, cpu = (now() - start) / count
+    return float(clock), float(cpu)
 
 
 def prepare(args: argparse.Namespace) -> tuple[dict[str, Callable[[], object]], float]:
@@ -99,6 +102,8 @@ def prepare(args: argparse.Namespace) -> tuple[dict[str, Callable[[], object]], 
         loaded = load_image_dataset(args.dataset, path=args.dataset_path, max_train_samples=args.images)
         split = loaded["train"]
     name = args.dataset or "cifar10"
+    if len(split) < args.batch_size:
+        sys.exit(f"error: --batch_size {args.batch_size} is more than the {len(split)} training images; lower it")
     fast = DecodedImages(split)
     mean, std = normalisation(name, fast)
     settings = {"augmentation": args.augmentation, "mean": mean, "std": std}
@@ -120,28 +125,43 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     calls, mebibytes = prepare(args)
     for call in calls.values():
         call()  # the first one loads libraries, starts workers and chooses kernels
-    counts = {"pil": args.batches, "fast": args.batches, "step": max(1, args.steps)}
-    times = {name: [] for name in calls}
+    counts = {"pil": args.batches, "fast": args.batches, "step": args.steps}
+    times, cpu_times = {name: [] for name in calls}, {name: [] for name in calls}
     for _ in range(args.rounds):
         for name, call in calls.items():
-            times[name].append(seconds_per_call(call, counts[name], args.device))
+            clock, cpu = seconds_per_call(call, counts[name], args.device)
+            times[name].append(clock)
+            cpu_times[name].append(cpu)
     median = {name: statistics.median(values) for name, values in times.items()}
-    ratios = [fast / step for fast, step in zip(times["fast"], times["step"], strict=True)]
     return {
         "images_per_second": {name: args.batch_size / seconds for name, seconds in median.items()},
         "milliseconds_per_batch": {name: [1000 * one for one in values] for name, values in times.items()},
-        "fast_share_of_step": statistics.median(ratios),
-        "pil_share_of_step": median["pil"] / median["step"],
+        "cpu_milliseconds_per_batch": {name: [1000 * one for one in values] for name, values in cpu_times.items()},
+        "fast_share_of_step": share_of_step(times, "fast"),
+        "pil_share_of_step": share_of_step(times, "pil"),
+        # A GPU's step has little to do on the CPU, and workers' time is not that of this process.
+        "fast_cpu_share_of_step": share_of_step(cpu_times, "fast") if args.device == "cpu" else None,
         "pixels_mebibytes": mebibytes,
         "peak_memory_mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
         "peak_gpu_memory_mebibytes": torch.cuda.max_memory_allocated() / 2**20 if args.device != "cpu" else None,
         "settings": vars(args),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "hardware": torch.cuda.get_device_name()
-        if args.device != "cpu"
-        else platform.processor() or platform.machine(),
+        "hardware": cpu_name() if args.device == "cpu" else torch.cuda.get_device_name(),
     }
+
+
+def share_of_step(times: dict[str, list[float]], name: str) -> float:
+    """Median over the rounds of the time for a batch by the time for a step."""
+    return statistics.median(one / step for one, step in zip(times[name], times["step"], strict=True))
+
+
+def cpu_name() -> str:
+    """Model and number of cores."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
 
 
 def report(results: dict) -> str:
@@ -151,6 +171,8 @@ def report(results: dict) -> str:
         times = results["milliseconds_per_batch"][name]
         lines.append(f"{name:6}{rate:12,.0f}   {statistics.median(times):.2f}, {min(times):.2f} … {max(times):.2f}")
     lines.append(f"The fast path takes {results['fast_share_of_step']:.1%} of a training step (aim: 5 % at most),")
+    if results["fast_cpu_share_of_step"] is not None:
+        lines.append(f"{results['fast_cpu_share_of_step']:.1%} of its CPU seconds;")
     lines.append(f"PIL's transforms take {results['pil_share_of_step']:.1%}.")
     memory = f"Memory: {results['pixels_mebibytes']:.0f} MiB of pixels; peak {results['peak_memory_mebibytes']:.0f} MiB"
     if results["peak_gpu_memory_mebibytes"] is not None:
@@ -159,7 +181,7 @@ def report(results: dict) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> dict[str, object]:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", help="cifar10, cifar100, svhn or a Hub id; default: made images")
     parser.add_argument("--dataset_path", help="local folder of the data set")
@@ -175,11 +197,24 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", help="file to write the results to")
     args = parser.parse_args(argv)
+    for name in ("images", "batch_size", "batches", "steps", "rounds"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be >= 1, got {getattr(args, name)}; raise it")
+    if args.device != "cpu" and not torch.cuda.is_available():
+        parser.error(f"--device {args.device} needs a CUDA device, and torch finds none; use --device cpu")
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        parser.error(f"--json must lie in an existing folder, got {args.json}; make the folder first")
+    return args
+
+
+def main(argv: list[str] | None = None) -> dict[str, object]:
+    args = parse(argv)
     results = run(args)
     print(report(results))
     if args.json:
-        with open(args.json, "w") as file:
-            json.dump(results, file, indent=2)
+        temporary = Path(f"{args.json}.part")
+        temporary.write_text(json.dumps(results, indent=2))
+        os.replace(temporary, args.json)
     return results
 
 
