@@ -53,6 +53,9 @@ class SmallImageClassifier(PreTrainedModel):
         self._no_split_modules = [name for name in self._no_split_modules or () if name in present]
         super().post_init()
 
+    def get_input_embeddings(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return None: images have no token embeddings, and Accelerate asks for them before it shards a model."""
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
