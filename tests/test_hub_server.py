@@ -411,6 +411,7 @@ def test_data_set_in_the_schema_of_cifar10_is_loaded_and_streamed(hub, tmp_path)
     assert all(call.known for call in hub.calls), [str(call) for call in hub.calls if not call.known]
 
 
+PROGRESS = "Training in progress, step"
 TRAINER = """
 import json, sys
 import torch
@@ -493,12 +494,24 @@ from huggingface_hub import snapshot_download
 place = sys.argv[1]
 folder = snapshot_download("tester/checkpoint", allow_patterns="last-checkpoint/*")
 resumed = trainer("resumed", push_to_hub=False, max_steps=6)
+began = json.load(open(f"{folder}/last-checkpoint/trainer_state.json"))["global_step"]
 resumed.train(resume_from_checkpoint=f"{folder}/last-checkpoint")
 expected = torch.load(f"{place}/whole.pt")
+steps = [0]
+
+
+def train_and_push():
+    late = trainer("there", hub_strategy="end", max_steps=1)
+    late.train()
+    steps[0] = late.state.global_step
+    late.push_to_hub()
+
+
 print(json.dumps({
     "logits": torch.equal(logits_of(model), torch.load(f"{place}/saves.pt")),
-    "steps": [resumed.state.global_step, len([one for one in resumed.state.log_history if "train_runtime" in one])],
+    "steps": [began, resumed.state.global_step],
     "weights": all(torch.equal(tensor, expected[name]) for name, tensor in resumed.model.state_dict().items()),
+    "no token": [error_of(train_and_push), steps[0]],
 }))
 """
 )
@@ -516,17 +529,22 @@ def test_trainer_pushes_and_a_stranger_loads_and_resumes(hub, tmp_path):
         "read token": [2, ["HfHubHTTPError", 403]],
         "read token, new": ["HfHubHTTPError", 403],
     }
-    assert {"models", f"tester/new"} not in [set(key) for key in hub.repositories]
-    for name, titles in {
-        "saves": ["Training in progress, step 2", "Training in progress, step 4", "The end"],
-        "checkpoint": [],
-        "swallowed": ["End of training"],
-        "there": [],
-    }.items():
-        print(name, hub.titles(f"tester/{name}"), list(hub.files(f"tester/{name}")))
+    assert ("models", "tester/new") not in hub.repositories
+    assert hub.titles("tester/saves") == ["initial commit", *(f"{PROGRESS} {step}" for step in (2, 4)), "The end"]
+    assert hub.titles("tester/checkpoint")[1:-1] == [
+        f"{PROGRESS} {step}{what}" for step in (2, 4) for what in ("", ", checkpoint")
+    ]
+    assert hub.titles("tester/swallowed") == ["initial commit", "End of training"]
+    assert hub.titles("tester/there") == ["initial commit"]
+    files = set(hub.files("tester/saves"))
+    assert {"README.md", "config.json", "model.safetensors", "modeling_preactresnet.py"} <= files
+    held = {path for path in hub.files("tester/checkpoint") if path.startswith("last-checkpoint/")}
+    assert {f"last-checkpoint/{name}" for name in ("optimizer.pt", "trainer_state.json", "rng_state.pth")} <= held
     loaded = outcome(run_client(hub, tmp_path / "stranger", LOAD, tmp_path, token=None))
-    print(loaded)
-    assert 0
+    # The newer client sees that the repository is there, and lets the training run before it fails.
+    no_token = [[REPOSITORY, 401], 1] if IS_2 else [[PLAIN, 401], 0]
+    assert loaded == {"logits": True, "steps": [4, 6], "weights": True, "no token": no_token}
+    assert all(call.known for call in hub.calls), [str(call) for call in hub.calls if not call.known]
 
 
 def test_answers_have_the_headers_that_clients_look_for(hub):
