@@ -5,6 +5,7 @@ import json
 import urllib.error
 import urllib.request
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import pytest
 from hub_server import READ_TOKEN, WRITE_TOKEN, client_environment, run_client
@@ -368,6 +369,33 @@ def test_server_that_leaves_refuses_connections_and_comes_back_with_what_it_held
     assert all(end == ["done", None, []] for end in told.values())
     assert hub.files("tester/after")["file.txt"] == b"after"
     assert hub.titles("tester/commit-gone") == ["initial commit", "Upload file.txt with huggingface_hub"]
+
+
+XET = """
+import hashlib, json, os, sys
+from pathlib import Path
+from huggingface_hub import HfApi, hf_hub_download
+
+name, content = sys.argv[1], os.urandom(300_000)
+Path("large.bin").write_bytes(content)
+HfApi().upload_file(path_or_fileobj="large.bin", path_in_repo="large.bin", repo_id=name)
+found = Path(hf_hub_download(name, "large.bin", local_dir="back")).read_bytes()
+print(json.dumps([found == content, hashlib.sha256(content).hexdigest()]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (IS_2 and find_spec("hf_xet")), reason="the store in a folder needs hf_xet's sessions")
+def test_large_file_goes_the_xet_way_and_comes_back(hub, tmp_path):
+    hub.xet_folder = tmp_path / "chunks"
+    hub.add("tester/open")
+    equal, oid = outcome(run_client(hub, tmp_path / "home", XET, "tester/open"))
+    assert equal
+    file = hub.repositories["models", "tester/open"].at("main").files["large.bin"]
+    assert (file.sha256, file.size) == (oid, 300_000)
+    assert [call.status for call in hub.called("/xet-write-token/")] == [200]
+    assert hub.called("/xet-read-token/")
+    assert not any(call.origin == "storage" for call in hub.calls)
 
 
 DATA = """

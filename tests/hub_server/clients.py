@@ -22,7 +22,11 @@ def client_environment(hub, home, token=WRITE_TOKEN):
         **kept,
         **given,
         **{"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1,localhost"},
-        **{"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"},
+        **{
+            "HF_HUB_DISABLE_XET": "0" if hub.xet_folder else "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        },
         "DISABLE_SAFETENSORS_CONVERSION": "1",
     }
 

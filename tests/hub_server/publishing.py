@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from hub_server.cards import check_card
 from hub_server.http_service import Answer, json_answer, refuse
 from hub_server.repositories import USER, Repository, StoredFile
+from hub_server.xet import find_file
 
 
 def refusal_to_write(hub, request, name):
@@ -69,6 +70,8 @@ def _is_ignored(path, ignore):
 def lfs_batch(hub, request, repository):
     """Say of each object where to put it: at once, in parts, or nowhere because it is there."""
     asked = request.json()
+    if hub.xet_folder is not None and "xet" in asked["transfers"]:
+        return json_answer({"transfer": "xet", "objects": [{**one, "actions": {}} for one in asked["objects"]]})
     objects, has_parts = [], False
     for one in asked["objects"]:
         value = {"oid": one["oid"], "size": one["size"]}
@@ -132,9 +135,12 @@ def _read_line(hub, key, value, changes, deleted):
             return f"Invalid metadata in README.md: {'; '.join(errors)}"
     elif key == "lfsFile":
         content = hub.storage.objects.get(value["oid"])
-        if content is None:
+        stored = None if content is None else StoredFile(content, lfs=True)
+        if stored is None and hub.xet_folder is not None:
+            stored = find_file(hub.xet_folder, value["oid"], value["size"])
+        if stored is None:
             return f"the LFS object {value['oid']} of {path} was not uploaded"
-        changes[path] = StoredFile(content, lfs=True)
+        changes[path] = stored
     elif key in ("deletedFile", "deletedFolder"):
         deleted.append(path.rstrip("/") + "/" if key == "deletedFolder" else path)
     else:

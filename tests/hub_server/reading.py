@@ -5,6 +5,7 @@ from urllib.parse import parse_qs
 from hub_server.cards import read_metadata
 from hub_server.http_service import Answer, content_answer, json_answer, refuse
 from hub_server.repositories import USER
+from hub_server.xet import XetFile
 
 
 def whoami(hub, request):
@@ -25,7 +26,7 @@ def info(hub, request, repository, revision="main", tip=None):
         **{"createdAt": repository.created, "lastModified": commit.date, "cardData": card},
         "tags": [tags] if isinstance(tags, str) else tags,
         "siblings": [_sibling(path, file, "blobs" in request.query) for path, file in sorted(commit.files.items())],
-        "usedStorage": sum(len(file.content) for file in commit.files.values()),
+        "usedStorage": sum(file.size for file in commit.files.values()),
     }
     if repository.kind == "models":
         value |= {name: card[name] for name in ("library_name", "pipeline_tag", "model-index") if name in card}
@@ -41,9 +42,9 @@ def _card(commit):
 def _sibling(path, file, with_blob):
     if not with_blob:
         return {"rfilename": path}
-    value = {"rfilename": path, "size": len(file.content), "blobId": file.blob_oid}
+    value = {"rfilename": path, "size": file.size, "blobId": file.blob_oid}
     if file.lfs:
-        value["lfs"] = {"sha256": file.sha256, "size": len(file.content), "pointerSize": len(file.pointer)}
+        value["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": len(file.pointer)}
     return value
 
 
@@ -75,10 +76,10 @@ def _entry(commit, path, file, expand):
         value = {"type": "directory", "oid": commit.oid, "size": 0, "path": path}
         last = max((commit.last_change_of(one) for one in inside), key=lambda found: found.date)
     else:
-        value = {"type": "file", "oid": file.blob_oid, "size": len(file.content), "path": path}
+        value = {"type": "file", "oid": file.blob_oid, "size": file.size, "path": path}
         last = commit.last_change_of(path)
         if file.lfs:
-            value["lfs"] = {"oid": file.sha256, "size": len(file.content), "pointerSize": len(file.pointer)}
+            value["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": len(file.pointer)}
     if expand:
         value["lastCommit"] = {"id": last.oid, "title": last.title, "date": last.date}
         value["securityFileStatus"] = None
@@ -114,6 +115,9 @@ def resolve(hub, request, repository, revision, tip, path):
         return content_answer(file.content, request, ETag=quoted, X_Repo_Commit=tip.oid)
     headers = {
         **{"X-Repo-Commit": tip.oid, "ETag": quoted, "X-Linked-Etag": quoted, "Accept-Ranges": "bytes"},
-        **{"X-Linked-Size": str(len(file.content)), "Location": f"{hub.storage_url}/objects/{file.sha256}"},
+        **{"X-Linked-Size": str(file.size), "Location": f"{hub.storage_url}/objects/{file.sha256}"},
     }
+    if isinstance(file, XetFile):
+        route = f"{hub.url}/api/{repository.kind}/{repository.name}/xet-read-token/{tip.oid}"
+        headers |= {"X-Xet-Hash": file.xet_hash, "X-Xet-Refresh-Route": route}
     return Answer(302, b"", headers)

@@ -19,6 +19,10 @@ class StoredFile:
     content: bytes
     lfs: bool = False
 
+    @property
+    def size(self):
+        return len(self.content)
+
     @cached_property
     def sha256(self):
         return hashlib.sha256(self.content).hexdigest()
@@ -26,7 +30,7 @@ class StoredFile:
     @cached_property
     def pointer(self):
         """Return what git itself keeps of a large file."""
-        text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
+        text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {self.size}\n"
         return text.encode()
 
     @cached_property

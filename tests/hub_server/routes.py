@@ -3,7 +3,7 @@
 import re
 from urllib.parse import unquote
 
-from hub_server import publishing, reading
+from hub_server import publishing, reading, xet
 from hub_server.http_service import Answer, refuse
 
 API = r"/api/(?P<kind>models|datasets)/(?P<name>[\w.-]+(?:/[\w.-]+)?)"
@@ -26,6 +26,8 @@ ROUTES = [
     ("POST", API + "/paths-info" + REVISION, "read", reading.paths_info),
     ("GET", API + "/commits" + REVISION, "read", reading.commits),
     ("GET", API + "/refs", "read", reading.refs),
+    ("GET", API + "/xet-read-token" + REVISION, "read", xet.token),
+    ("GET", API + "/xet-write-token" + REVISION, "write", xet.token),
     ("GET", API + "/revision" + REVISION, "read", reading.info),
     ("GET", API, "read", reading.info),
     ("GET", FILES + "/resolve" + REVISION + "/(?P<path>.+)", "read", reading.resolve),

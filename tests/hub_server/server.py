@@ -16,14 +16,15 @@ class HubServer:
 
     Args:
         part_size: Bytes above which an upload to storage goes in parts of this size.
+        xet_folder: Chunk store for clients that take the Xet path, None where there is none.
 
     Attributes:
         calls: Every call that came in, in order.
         errors: Exceptions of the stand-in itself; a test must end with none.
     """
 
-    def __init__(self, part_size=4 << 20):
-        self.part_size = part_size
+    def __init__(self, part_size=4 << 20, xet_folder=None):
+        self.part_size, self.xet_folder = part_size, xet_folder
         self.tokens = {WRITE_TOKEN: "write", READ_TOKEN: "read"}
         self.repositories, self.storage = {}, ObjectStorage()
         self.calls, self.errors, self._faults = [], [], []
@@ -79,7 +80,7 @@ class HubServer:
         return repository
 
     def files(self, name, revision="main", kind="models"):
-        """Return what a revision of a repository holds: {path: content}."""
+        """Return what a revision of a repository holds: {path: content}, empty for files on the Xet path."""
         commit = self.repositories[kind, name].at(revision)
         return {path: file.content for path, file in commit.files.items()}
 
