@@ -12,24 +12,34 @@ from hf_amp.vision.random_stream import RandomStream
 MANY = torch.arange(40_000)
 
 
-def split_mix(state):
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+def finalise(state):
     """SplitMix64's finaliser in Python's unbounded integers."""
     state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
     return state ^ (state >> 31)
 
 
-def test_random_numbers_are_the_hash_of_their_place():
-    golden = 0x9E3779B97F4A7C15
-    key = split_mix((split_mix((5 + golden) % 2**64) + 2) % 2**64)
-    stream = RandomStream(seed=5, epoch=2, indices=torch.tensor([0, 7, 49_999]))
-    for draw in (0, 1, 11):
-        words = [
-            split_mix((split_mix((index * golden + key) % 2**64) + (draw + 1) * golden) % 2**64)
-            for index in (0, 7, 49_999)
-        ]
+def test_random_numbers_are_outputs_of_split_mix_64():
+    """The generator, run one output after the other from a hash of seed and epoch."""
+    state, outputs = finalise((finalise((5 + GOLDEN) % 2**64) + 2) % 2**64), []
+    for _ in range(16 * 60):
+        state = (state + GOLDEN) % 2**64
+        outputs.append(finalise(state))
+    indices = [0, 7, 59]
+    stream = RandomStream(seed=5, epoch=2, indices=torch.tensor(indices))
+    for draw in (0, 1, 15):
+        words = [outputs[16 * index + draw] for index in indices]
         assert stream.uniform(draw).tolist() == [(word >> 40) * 2.0**-24 for word in words]
         assert stream.integers(draw, 25).tolist() == [((word >> 32) * 25) >> 32 for word in words]
+
+
+def test_finaliser_gives_the_published_outputs():
+    """The first outputs of SplitMix64 for the state 1234567, as reference implementations print them."""
+    words = [finalise((1234567 + i * GOLDEN) % 2**64) for i in (1, 2, 3)]
+    assert words == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
 def test_random_numbers_are_uniform_and_unrelated():

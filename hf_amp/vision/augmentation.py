@@ -26,7 +26,7 @@ _PUBLISHED_SIZE = 32
 
 
 class Draw(IntEnum):
-    """Places in an image's random stream; a new one goes to the end, so that the others keep their numbers."""
+    """Places in an image's random stream, of 16; a new one goes to the end, so that the others keep their numbers."""
 
     CROP_TOP = 0
     CROP_LEFT = 1

@@ -2,10 +2,9 @@
 
 A generator's numbers depend on who asked before: on workers, micro-batches, processes, and on where a run was
 interrupted. Here nothing is remembered. Number `draw` of image `index` in `epoch` is a hash of (seed, epoch, index,
-draw), the same on a CPU and on a GPU.
-
-Source of the hash: the finaliser of SplitMix64 (Steele, Lea, Flood, *Fast splittable pseudorandom number generators*,
-OOPSLA 2014).
+draw), the same on a CPU and on a GPU: it is output 16 index + draw of SplitMix64, started at a hash of seed and epoch.
+SplitMix64 gives any output without those before it (Steele, Lea, Flood, *Fast splittable pseudorandom number
+generators*, OOPSLA 2014).
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _WORD = 1 << 64
+DRAWS = 16  # numbers of an image in an epoch
 
 
 class RandomStream:
@@ -29,23 +29,24 @@ class RandomStream:
 
     def __init__(self, seed: int, epoch: int, indices: Tensor) -> None:
         key = _mix_int(_mix_int(seed + _GOLDEN) + epoch)
-        self._state = _mix(indices * _signed(_GOLDEN) + _signed(key))
+        counters = indices[:, None] * DRAWS + torch.arange(1, DRAWS + 1, device=indices.device)
+        # All numbers of a batch in one go: on a GPU each operation costs the same, however small it is.
+        words = _mix(counters * _signed(_GOLDEN) + _signed(key))
+        self._uniform = _shift(words, 40).to(torch.float32) * 2.0**-24
+        self._upper = _shift(words, 32)
 
     @property
     def device(self) -> torch.device:
         """Where the numbers are made."""
-        return self._state.device
+        return self._upper.device
 
     def uniform(self, draw: int) -> Tensor:
-        """Return (batch,) float32 in [0, 1), in steps of 2⁻²⁴."""
-        return _shift(self._word(draw), 40).to(torch.float32) * 2.0**-24
+        """Return (batch,) float32 in [0, 1), in steps of 2⁻²⁴, for draw < 16."""
+        return self._uniform[:, draw]
 
     def integers(self, draw: int, high: int) -> Tensor:
-        """Return (batch,) int64 in [0, high), for high <= 2³¹."""
-        return (_shift(self._word(draw), 32) * high) >> 32
-
-    def _word(self, draw: int) -> Tensor:
-        return _mix(self._state + _signed((draw + 1) * _GOLDEN))
+        """Return (batch,) int64 in [0, high), for draw < 16 and high <= 2³¹."""
+        return (self._upper[:, draw] * high) >> 32
 
 
 def _mix(word: Tensor) -> Tensor:
