@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from tiny_images import image_split, own_cache, random_images
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, pipeline
 
+from hf_amp.models import PreActResNetConfig, PreActResNetForImageClassification
 from hf_amp.vision import DecodedImages, ImageCollator, make_image_processor
 
 NAMES = {1: "digits", 3: "svhn"}
@@ -53,6 +54,24 @@ def test_colour_processor_makes_grey_images_coloured():
     grey = random_images(1, bands=1)[0]
     processor = make_image_processor("cifar10", 8)
     assert processor(grey, return_tensors="pt")["pixel_values"].shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+def test_pipelines_see_what_the_network_was_trained_on(tmp_path, bands):
+    originals = random_images(3, bands=bands)
+    images = DecodedImages(image_split(3, images=originals))
+    batch = ImageCollator(NAMES[bands], augmentation="none")(images.__getitems__(range(3)))
+    names = dict(enumerate(images.label_names))
+    config = PreActResNetConfig(hidden_sizes=[4, 8], depths=[1, 1], num_channels=bands, image_size=8, id2label=names)
+    model = PreActResNetForImageClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    make_image_processor(NAMES[bands], 8).save_pretrained(tmp_path)
+    classify = pipeline("image-classification", model=str(tmp_path), trust_remote_code=True, device="cpu")
+    with torch.no_grad():
+        expected = model(batch["pixel_values"]).logits.softmax(1)
+    for image, probabilities in zip(originals, expected, strict=True):
+        answer = {one["label"]: one["score"] for one in classify(image)}
+        assert answer == pytest.approx(dict(zip(images.label_names, probabilities.tolist(), strict=True)), abs=1e-5)
 
 
 @pytest.mark.parametrize("bands", [1, 3])
