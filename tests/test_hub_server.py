@@ -1,7 +1,9 @@
 """The stand-in of the Hub against the real clients, each in a process of its own with fresh caches."""
 
 import hashlib
+import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 from importlib.metadata import version
@@ -385,7 +387,7 @@ print(json.dumps([found == content, hashlib.sha256(content).hexdigest()]))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (IS_2 and find_spec("hf_xet")), reason="the store in a folder needs hf_xet's sessions")
+@pytest.mark.skipif(find_spec("hf_xet") is None, reason="hf_xet is not installed")
 def test_large_file_goes_the_xet_way_and_comes_back(hub, tmp_path):
     hub.xet_folder = tmp_path / "chunks"
     hub.add("tester/open")
@@ -652,6 +654,30 @@ def test_commit_is_refused_as_a_whole_for_a_path_that_leaves_the_repository(hub,
     status, _, answer = fetch(address, "POST", body, Authorization=f"Bearer {WRITE_TOKEN}")
     assert (status, json.loads(answer)["error"]) == (400, f"the path {path!r} is not allowed")
     assert hub.titles("tester/open") == ["initial commit"]
+
+
+def test_faults_strike_the_calls_that_were_named_and_no_others(hub):
+    hub.add("tester/open", {"a.txt": b"a"})
+    address = f"{hub.url}/tester/open/resolve/main/a.txt"
+    fault = hub.fail("/a.txt$", method="GET", status=503, after=1, times=2)
+    assert [fetch(address)[0], fetch(address, "HEAD")[0]] == [200, 200]
+    assert [fetch(address)[0] for _ in range(3)] == [503, 503, 200]
+    assert fault.times == 0
+    hub.fail("/a.txt$", delay=0.3)
+    began = time.monotonic()
+    assert fetch(address)[::2] == (200, b"a")
+    assert time.monotonic() - began >= 0.3
+    hub.fail("/a.txt$", drop=True)
+    with pytest.raises(http.client.RemoteDisconnected):
+        fetch(address)
+    assert [call.status for call in hub.called("a.txt")] == [200, 200, 503, 503, 200, 200, None]
+    hub.fail("/a.txt$", gone=True)
+    with pytest.raises(http.client.RemoteDisconnected):
+        fetch(address)
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        fetch(address)
+    hub.start()
+    assert fetch(address)[::2] == (200, b"a")
 
 
 def test_errors_of_the_stand_in_itself_are_kept(hub):

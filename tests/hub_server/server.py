@@ -33,21 +33,21 @@ class HubServer:
     def start(self):
         """Listen, on the same ports as before if it was stopped."""
         answers = {"hub": lambda request: routes.answer(self, request), "storage": self.storage.answer}
-        self._servers = [
-            LoopbackServer(port, name, answer, self)
-            for port, (name, answer) in zip(self._ports, answers.items(), strict=True)
-        ]
-        self._ports = [server.server_port for server in self._servers]
-        for server in self._servers:
-            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        with self.lock:
+            self._servers = [
+                LoopbackServer(port, name, answer, self)
+                for port, (name, answer) in zip(self._ports, answers.items(), strict=True)
+            ]
+            self._ports = [server.server_port for server in self._servers]
+            for server in self._servers:
+                threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def stop(self):
         """Close both ports and every open connection; what is stored stays."""
-        with self.lock:
-            servers, self._servers = self._servers, []
-        for server in servers:
-            server.leave()
+        with self.lock:  # until the last port is free: a start must not come in between
+            while self._servers:
+                self._servers.pop().leave()
 
     @property
     def url(self):
@@ -89,7 +89,7 @@ class HubServer:
         return [commit.title for commit in self.repositories[kind, name].at(revision).history()][::-1]
 
     def called(self, path, method=None, origin=None):
-        """Return the calls whose path ends with or holds the text `path`."""
+        """Return the calls whose path holds the text `path`."""
         return [
             call
             for call in self.calls
