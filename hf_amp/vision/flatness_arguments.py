@@ -42,7 +42,7 @@ class FlatnessArguments(DataArguments):
         default=None, metadata={"help": "Where figures and numbers go; default: the first model's folder."}
     )
     labels: list[str] | None = field(default=None, metadata={"help": "Names of the models in the figures."})
-    max_samples: int = field(default=500, metadata={"help": "Most images of each split."})
+    max_samples: int = field(default=400, metadata={"help": "Most images of each split."})
     label_noise_seed: int = field(
         default=0, metadata={"help": "The seed that the model was trained with, which chose its wrong labels."}
     )
@@ -58,7 +58,7 @@ class FlatnessArguments(DataArguments):
         default="tensor", metadata={"help": "One epsilon-ball for each tensor, or one for all: tensor or global."}
     )
     ascents: int = field(default=5, metadata={"help": "Gradient ascents to the worst direction, for each radius."})
-    grid_size: int = field(default=21, metadata={"help": "Places on each side of the loss surface, odd."})
+    grid_size: int = field(default=15, metadata={"help": "Places on each side of the loss surface, odd."})
     seed: int = field(default=0, metadata={"help": "Seed of the directions and of the choice of images."})
     per_device_eval_batch_size: int = field(default=250, metadata={"help": "Images evaluated at once."})
     use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU alone."})

@@ -7,6 +7,7 @@ splits differ by line style, too.
 from __future__ import annotations
 
 import io
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ _COLOURS = ("#0072B2", "#D55E00")
 _STYLES = (("-", "o"), ("--", "s"))
 _SMALLEST_LOSS = 1e-6
 _LEVELS = 13
+_LOGARITHMIC_FROM = 10
 
 
 def save_perturbation(path: str | os.PathLike[str], models: Models) -> None:
@@ -57,11 +59,7 @@ def save_perturbation(path: str | os.PathLike[str], models: Models) -> None:
                     _curve(panel, model[kind][sizes], values, color=colour, linestyle=line, marker=marker, label=label)
             panel.set_ylabel(name)
             panel.grid(alpha=0.3)
-            if metric == "loss":
-                panel.set_yscale("log")
-                panel.yaxis.set_major_formatter(FuncFormatter(_short))
-            else:
-                panel.set_ylim(bottom=0)
+            _scale_losses(panel) if metric == "loss" else panel.set_ylim(0, 1.05 * panel.dataLim.ymax or 1)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     _save(figure, path)
 
@@ -82,12 +80,12 @@ def save_contours(path: str | os.PathLike[str], models: Models) -> None:
             axes.plot(0, 0, marker="*", color="white", markeredgecolor="black", markersize=13)
             axes.set_aspect("equal")
             axes.set(xticks=places[[0, len(places) // 2, -1]], yticks=places[[0, len(places) // 2, -1]])
-            axes.set_title(f"{_name(model, split)}: {_at_middle(model, split):.3g} at θ (★)")
+            axes.set_title(f"{_name(model, split)}\n{_at_middle(model, split):.3g} nats at θ (★)")
     for axes in panels[-1]:
         axes.set_xlabel("step along direction 1,\nrelative to the weights")
     for axes in panels[:, 0]:
         axes.set_ylabel("step along direction 2,\nrelative to the weights")
-    bar = figure.colorbar(drawn[0], ax=panels, format=FuncFormatter(_short), ticks=levels[::2])
+    bar = figure.colorbar(drawn[0], ax=panels, format=_formatter(low, high), ticks=levels[::2])
     bar.set_label("loss in nats")
     _save(figure, path)
 
@@ -95,7 +93,9 @@ def save_contours(path: str | os.PathLike[str], models: Models) -> None:
 def save_surfaces(path: str | os.PathLike[str], models: Models) -> None:
     """Draw the loss over two random directions as surfaces, a column for each model and a row for each split."""
     figure = Figure(figsize=(0.8 + 5.2 * len(models), 10))
-    low, high = np.log10(_shared_range(models))
+    losses = _shared_range(models)
+    low, high = np.log10(losses)
+    label = _formatter(*losses)
     for i, split in enumerate(_splits(models)):
         for j, model in enumerate(models):
             axes: Any = figure.add_subplot(2, len(models), i * len(models) + j + 1, projection="3d")
@@ -107,14 +107,14 @@ def save_surfaces(path: str | os.PathLike[str], models: Models) -> None:
             axes.plot_surface(x, y, heights, facecolors=colours, rcount=99, ccount=99, shade=False)
             axes.set_zlim(low, high)
             ticks = np.linspace(low, high, 5)
-            axes.set_zticks(ticks, [_short(10**tick) for tick in ticks])
+            axes.set_zticks(ticks, [label(10**tick) for tick in ticks])
             axes.set(xticks=places[[0, len(places) // 2, -1]], yticks=places[[0, len(places) // 2, -1]])
             axes.set(xlabel="direction 1", ylabel="direction 2")
             axes.set_zlabel("loss in nats", labelpad=8)
             axes.view_init(elev=28, azim=-60)
             axes.set_title(_name(model, split))
-    figure.suptitle("Loss over two random directions,\nsteps relative to the weights, filter by filter")
-    figure.subplots_adjust(left=0.02, right=0.92, bottom=0.04, top=0.93, wspace=0.12, hspace=0.1)
+    figure.text(0.5, 0.02, "random directions; steps relative to the weights, filter by filter", ha="center")
+    figure.subplots_adjust(left=0.02, right=0.92, bottom=0.07, top=0.93, wspace=0.12, hspace=0.14)
     _save(figure, path)
 
 
@@ -189,9 +189,19 @@ def _shared_range(models: Models) -> tuple[float, float]:
     return low, max(high, 1.01 * low)
 
 
-def _short(value: float, _: Any = None) -> str:
-    """Return a number with two digits and, if that is possible, without an exponent."""
-    return f"{float(f'{value:.2g}'):g}"
+def _scale_losses(axes: Axes) -> None:
+    """Draw losses of different orders of magnitude on a logarithmic axis."""
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
+    low, high = max(np.nanmin(values), _SMALLEST_LOSS), np.nanmax(values)
+    if high > _LOGARITHMIC_FROM * low:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(_formatter(low, high))
+
+
+def _formatter(low: float, high: float) -> FuncFormatter:
+    """Return what writes numbers of a range so that they differ, and without an exponent where that is possible."""
+    digits = 2 + max(0, math.ceil(math.log10(high / (high - low))))
+    return FuncFormatter(lambda value, _=None: f"{float(f'{value:.{digits}g}'):g}")
 
 
 def _count(scores: Mapping[str, Any]) -> int:
