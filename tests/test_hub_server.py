@@ -481,7 +481,8 @@ place, read = sys.argv[1:]
 told = {}
 saves = trainer("saves", hub_strategy="every_save", max_steps=4)
 saves.train()
-told["saves"] = [job.exception() for job in saves.push_in_progress.jobs]
+# One job or two: a push that is still running when the next begins stays in the list.
+told["saves"] = sorted({str(job.exception()) for job in saves.push_in_progress.jobs})
 saves.push_to_hub(commit_message="The end")
 torch.save(logits_of(saves.model), f"{place}/saves.pt")
 
@@ -553,7 +554,7 @@ def test_trainer_pushes_and_a_stranger_loads_and_resumes(hub, tmp_path):
     hub.fail("/swallowed/commit/", status=503)
     told = outcome(run_client(hub, tmp_path / "author", TRAIN, tmp_path, READ_TOKEN))
     assert told == {
-        "saves": [None],
+        "saves": ["None"],
         "swallowed": [503],
         "bad token": ["HfHubHTTPError", 401],
         "read token": [2, ["HfHubHTTPError", 403]],
