@@ -94,10 +94,13 @@ def test_such_an_optimizer_handed_over_is_refused_too(tmp_path):
 
 
 def test_what_is_refused_trains_when_amp_is_switched_off(tmp_path):
-    trainer = amp_trainer(tmp_path, amp_epsilon=0.0, optimizers=(None, None))
-    trainer.is_fsdp_xla_enabled = False
-    trainer.get_cp_size = lambda: 2
-    trainer._begin_amp()
+    class AdaLomo(torch.optim.SGD):
+        pass
+
+    model = tiny_model()
+    trainer = amp_trainer(tmp_path, model, amp_epsilon=0.0, optimizers=(AdaLomo(model.parameters(), lr=0.1), None))
+    trainer.train()
+    assert trainer.state.global_step == model.passes == 6
 
 
 def test_the_mixin_behind_its_trainer_is_refused():
