@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import EXAMPLES, TINY, classify
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, EvalPrediction, TrainerCallback
 
@@ -393,3 +394,20 @@ def test_processes_that_do_not_know_each_other_are_refused(tmp_path, monkeypatch
     with pytest.raises(SystemExit, match="two processes, apart"):
         classify(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_images_of_different_sizes_train_with_the_flag_that_the_refusal_names(tmp_path):
+    for split in ("train", "test"):
+        for label, size in (("a", 8), ("b", 12)):
+            folder = tmp_path / "images" / split / label
+            folder.mkdir(parents=True)
+            for i in range(20):
+                Image.new("RGB", (size, size), (i, 2 * i, 3 * i)).save(folder / f"{i}.png")
+    where = ("--dataset", "local", "--dataset_path", str(tmp_path / "images"))
+    base = [flag for flag in TINY if flag not in ("--dataset", "digits")]
+    with pytest.raises(SystemExit, match="`--image_size` on the command line"):
+        classify(tmp_path / "refused", *where, base=base)
+    results = classify(tmp_path / "out", *where, "--image_size", "10", base=base)
+    processor = json.loads((tmp_path / "out" / "seed_42" / "preprocessor_config.json").read_text())
+    assert processor["size"] == {"height": 10, "width": 10}
+    assert results["runs"][0]["test"]["last"]["accuracy"] >= 0

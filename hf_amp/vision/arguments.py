@@ -66,6 +66,7 @@ class DataArguments:
             the Hub.
         coarse_labels: CIFAR-100's 20 coarse labels in place of its 100 fine ones.
         extra: add SVHN's `extra` split to the training split.
+        image_size: height and width to bring all images to; None: they must have one size.
         validation_fraction: share of the training split held out, in [0, 1); 0: none.
         max_train_samples: keep that many training images, all classes alike; None: all.
         split_seed: seed of the held-out part and of the choice of `max_train_samples`.
@@ -80,6 +81,9 @@ class DataArguments:
     )
     coarse_labels: bool = field(default=False, metadata={"help": "CIFAR-100: the 20 coarse labels."})
     extra: bool = field(default=False, metadata={"help": "SVHN: train on the `extra` split as well."})
+    image_size: int | None = field(
+        default=None, metadata={"help": "Height and width to bring all images to; not needed if they have one size."}
+    )
     validation_fraction: float = field(
         default=0.0, metadata={"help": "Share of the training split held out for validation, in [0, 1)."}
     )

@@ -64,7 +64,7 @@ def decode(image: PILImage.Image, bands: int, size: tuple[int, int], where: str,
         if not resize:
             raise ValueError(
                 f"{where} is {image.height}×{image.width} and the first image {size[0]}×{size[1]} pixels; give "
-                "`image_size` to bring all images to one size"
+                "`image_size` (`--image_size` on the command line) to bring all images to one size"
             )
         image = image.resize((size[1], size[0]), PILImage.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8).reshape(*size, bands)

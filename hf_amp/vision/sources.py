@@ -23,6 +23,7 @@ from hf_amp.vision import (
     normalisation,
 )
 from hf_amp.vision.arguments import DataArguments, ImageTrainingArguments, ModelArguments
+from hf_amp.vision.splits import labels_of
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,11 @@ class Images:
         self.train: Dataset = splits["train"]
         # Some data sets have no test split; what the tables then call test is their validation split.
         self.tested_on = "test" if "test" in splits else "validation"
-        self.test = DecodedImages(splits[self.tested_on])
+        self.test = DecodedImages(splits[self.tested_on], image_size=data.image_size)
         has_validation = "validation" in splits and self.tested_on == "test"
-        self.validation = DecodedImages(splits["validation"]) if has_validation else None
-        clean = DecodedImages(self.train)
+        validation = splits["validation"] if has_validation else None
+        self.validation = None if validation is None else DecodedImages(validation, image_size=data.image_size)
+        clean = DecodedImages(self.train, image_size=data.image_size)
         self.label_names = clean.label_names
         self.num_channels, height, width = clean.pixel_shape
         self.image_size = (height, width)
@@ -101,11 +103,11 @@ class Images:
             training: gives the method.
         """
         train = add_label_noise(self.train, data.label_noise, seed) if data.label_noise else self.train
-        changed = sum(a != b for a, b in zip(self.train["label"], train["label"], strict=True))
+        changed = int((labels_of(self.train) != labels_of(train)).sum())
         collator = partial(ImageCollator, data.dataset, mean=self.mean, std=self.std)
         mixup_alpha = training.mixup_alpha if training.method == "mixup" else None
         return SeedData(
-            train=_on_device(DecodedImages(train), training),
+            train=_on_device(DecodedImages(train, image_size=data.image_size), training),
             validation=None if self.validation is None else _on_device(self.validation, training),
             test=_on_device(self.test, training),
             train_collator=collator(augmentation=str(data.augmentation), mixup_alpha=mixup_alpha, seed=seed),
