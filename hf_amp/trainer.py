@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +24,13 @@ from hf_amp.gradient_sync import gradient_sync
 from hf_amp.norm_stats import frozen_norm_stats
 from hf_amp.perturbation import Perturbation, gradients_set_aside
 from hf_amp.perturbation_log import PerturbationLog
+from hf_amp.publishing import PublishingMixin
 from hf_amp.training_args import AMPSettings
 
 logger = logging.get_logger(__name__)
 
-# The mixin stands before a Trainer; type checkers see that Trainer already.
-_TrainerBehind = Trainer if TYPE_CHECKING else object
 
-
-class AMPTrainerMixin(_TrainerBehind):
+class AMPTrainerMixin(PublishingMixin):
     """Makes any `transformers.Trainer` subclass train with adversarial model perturbation.
 
     `class AMPSeq2SeqTrainer(AMPTrainerMixin, Seq2SeqTrainer): ...`; the mixin comes first. A pass is the training
@@ -44,6 +42,8 @@ class AMPTrainerMixin(_TrainerBehind):
     Beside `loss`, the AMP loss at θ + Δ, are logged: `erm_loss`, at θ (on the samples of the ascent), `sharpness`,
     their difference, `perturbation_norm`, ‖Δ‖₂ over all parameters, each averaged as `loss` is (a plain step counts
     with Δ = 0), and `skipped_ascents`, the number of steps whose Δ was 0 because of an inf or nan gradient.
+
+    Publishing (`push_to_hub`, `create_model_card`) is described in `hf_amp.publishing`.
 
     Source: Zheng, Zhang, Mao, *Regularizing Neural Networks via Adversarial Model Perturbation*, CVPR 2021,
     Algorithm 1. Departures: weights are put back from a copy, not by subtraction; gradients are clipped once, for the

@@ -38,6 +38,7 @@ class AMPArguments:
             at least one).
         amp_target_parameters: regular expressions searched in parameter names (`re.search`); only trainable
             parameters that one of them matches are perturbed. None: all trainable parameters.
+        hub_check: with `push_to_hub`, ask the Hub before training whether the token may write to the repository.
 
     Raises:
         ValueError: if a number is outside its range or a choice is unknown.
@@ -93,6 +94,10 @@ class AMPArguments:
     amp_target_parameters: list[str] | None = field(
         default=None,
         metadata={"help": "AMP: regular expressions on parameter names: perturb only the parameters they match."},
+    )
+    hub_check: bool = field(
+        default=True,
+        metadata={"help": "With push_to_hub: check before training that the token can write to the repository."},
     )
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Ev
 from hf_amp.vision.command_line import default_output_dir, expand_config, known_names, parse_command_line
 from hf_amp.vision.methods import METHODS
 from hf_amp.vision.metrics import compute_metrics
-from hf_amp.vision.seed_run import SeedRun, curves, last_whole_checkpoint
+from hf_amp.vision.seed_run import SeedRun, last_whole_checkpoint
 
 # transformers 5.0 warns when two checkpoints are written within a second, as only tests do.
 pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable")
@@ -323,16 +323,6 @@ def test_default_output_folder():
     arguments = parse_command_line(words)
     assert default_output_dir(*arguments) == str(Path("outputs/a-b_preactresnet18_cutout_amp_noise0.2"))
     assert arguments[2].output_dir == str(Path("outputs/a-b_preactresnet18_cutout_amp_noise0.2"))
-
-
-def test_curves_join_training_and_evaluation_of_a_step():
-    history = [
-        {"loss": 1.0, "sharpness": 0.1, "epoch": 1.0, "step": 5},
-        {"eval_nll": 2.0, "eval_error_rate": 0.5, "eval_runtime": 3.0, "epoch": 1.0, "step": 5},
-        {"train_runtime": 9.0, "epoch": 1.0, "step": 5},
-    ]
-    expected = {"epoch": 1.0, "step": 5, "loss": 1.0, "sharpness": 0.1, "eval_nll": 2.0, "eval_error_rate": 0.5}
-    assert curves(history) == [expected]
 
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "data"

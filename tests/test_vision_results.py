@@ -7,10 +7,10 @@ import statistics
 
 import pytest
 
-from hf_amp.vision.figures import save_comparison, save_learning_curves
+from hf_amp.learning_curves import save_learning_curves
+from hf_amp.vision.figures import save_comparison
 from hf_amp.vision.results import (
     check_output_dir,
-    environment,
     format_mean,
     mean_and_standard_error,
     note_settings,
@@ -115,13 +115,6 @@ def test_table_of_one_experiment():
     assert format_mean({"mean": 0.1234, "standard_error": None}, 100, 1) == "12.3"
 
 
-def test_environment_names_versions_and_hardware():
-    facts = environment(processes=2)
-    assert {"python", "torch", "transformers", "accelerate", "hf-amp"} <= set(facts["versions"])
-    assert facts["hardware"]["processes"] == 2
-    json.dumps(facts)
-
-
 def test_figures_are_written(tmp_path):
     runs = [run(0, 0.1), run(1, 0.3)]
     runs[0]["curves"][0]["sharpness"] = 0.2
@@ -134,14 +127,3 @@ def test_figures_are_written(tmp_path):
     save_comparison(tmp_path / "comparison.png", rows, "digits")
     for name in ("curves.png", "comparison.png"):
         assert (tmp_path / name).read_bytes().startswith(PNG)
-
-
-def test_learning_curves_show_what_was_logged(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr("hf_amp.vision.figures._save", lambda figure, path: drawn.append(figure))
-    save_learning_curves(tmp_path / "curves.png", [run(0, 0.1)], "ERM")
-    loss, error, sharpness = drawn[0].axes
-    assert [list(line.get_ydata()) for line in loss.lines] == [[1.0, 0.5], [1.0, 0.5]]
-    assert list(error.lines[0].get_ydata()) == [10.0, 10.0]
-    assert not sharpness.lines
-    assert sharpness.texts[0].get_text() == "no perturbation in this method"

@@ -139,6 +139,7 @@ class ImageTrainingArguments(AMPTrainingArguments):
             `"trainer"`, what `lr_scheduler_type` says.
         scale: factor on `num_train_epochs`, > 0, to shorten a recipe for a trial.
         seeds: seeds to train with, one run each; None: only `seed`.
+        license: licence of the weights, for the model card, e.g. `"apache-2.0"`.
 
     Raises:
         ValueError: a value is outside its range, or values exclude each other.
@@ -175,6 +176,7 @@ class ImageTrainingArguments(AMPTrainingArguments):
     )
     scale: float = field(default=1.0, metadata={"help": "Factor on num_train_epochs, to shorten a recipe."})
     seeds: list[int] | None = field(default=None, metadata={"help": "Seeds to train with; default: --seed."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the weights, for the model card."})
 
     num_train_epochs: float = field(default=200, metadata={"help": "Epochs, before --scale."})
     per_device_train_batch_size: int = field(default=50, metadata={"help": "Training batch per process."})

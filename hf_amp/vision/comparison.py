@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hf_amp.environment import environment
+from hf_amp.vision.card import add_comparison
 from hf_amp.vision.command_line import parse_command_line
 from hf_amp.vision.experiment import Experiment
 from hf_amp.vision.figures import save_comparison
 from hf_amp.vision.methods import METHODS
-from hf_amp.vision.results import environment, format_mean, write_json
+from hf_amp.vision.results import format_mean, write_json
 from hf_amp.vision.sources import Images
 
 COMPARISON_NAME = "comparison.json"
@@ -138,6 +140,11 @@ class Comparison:
         self.is_main = training.process_index == 0
         for variant in self.variants:  # every combination is checked before the first one trains
             self._parse(variant, self.label_noise[0])
+        if training.push_to_hub:
+            raise ValueError(
+                "`push_to_hub` would publish every run of the comparison; leave it out, and publish the one you want "
+                "with python -m hf_amp.push FOLDER --repo user/name"
+            )
         if self.select and data.validation_fraction == 0:
             raise ValueError(
                 "`select` chooses on validation images, but there are none (`validation_fraction`=0); add "
@@ -155,6 +162,10 @@ class Comparison:
                 if self.is_main:
                     write_json(self.folder / COMPARISON_NAME, self._content(rows))
         if self.is_main:
+            for row in rows:
+                rivals = [one for one in rows if one["label_noise"] == row["label_noise"]]
+                for seed in row["seeds"]:
+                    add_comparison(Path(row["folder"]) / f"seed_{seed}", rivals)
             title = f"{self.data_arguments.dataset}: last epoch, mean ± standard error"
             save_comparison(self.folder / FIGURE_NAME, rows, title)
         return self._content(rows)

@@ -12,14 +12,16 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
+from hf_amp.card_facts import CURVES_NAME, command_line
 from hf_amp.compatibility import unconnected_processes
+from hf_amp.environment import environment
+from hf_amp.hub_access import later_command
+from hf_amp.learning_curves import save_learning_curves
 from hf_amp.vision.arguments import DataArguments, ImageTrainingArguments, ModelArguments
-from hf_amp.vision.figures import save_learning_curves
 from hf_amp.vision.methods import METHOD_FIELDS, METHODS
 from hf_amp.vision.results import (
     RESULTS_NAME,
     check_output_dir,
-    environment,
     note_settings,
     read_json,
     summarise,
@@ -28,7 +30,6 @@ from hf_amp.vision.results import (
 from hf_amp.vision.seed_run import SeedRun
 from hf_amp.vision.sources import Images, build_model
 
-CURVES_NAME = "learning_curves.png"
 # They say where and how loudly a run works, or on which device, not what it computes.
 _NEUTRAL = {
     "output_dir",
@@ -43,6 +44,7 @@ _NEUTRAL = {
     "per_device_eval_batch_size",
     "eval_accumulation_steps",
     "resume_from_checkpoint",
+    "license",
 }
 _NEUTRAL_PREFIXES = ("logging_", "log_", "save_", "hub_", "push_to_hub", "dataloader_", "trackio_", "do_", "ddp_")
 
@@ -50,10 +52,8 @@ _NEUTRAL_PREFIXES = ("logging_", "log_", "save_", "hub_", "push_to_hub", "datalo
 class Experiment:
     """A network, a data set and a method, trained once per seed.
 
-    `run` may be stopped and called again: finished seeds are kept, a half-finished one goes on from its
-    last whole
-    checkpoint. `output_dir` then holds `results.json`, `learning_curves.png` and a folder per seed with
-    the last
+    `run` may be stopped and called again: finished seeds are kept, a half-finished one goes on from its last
+    whole checkpoint. `output_dir` then holds `results.json`, `learning_curves.png` and a folder per seed with the last
     model, ready for `from_pretrained`, and the best one in `best`.
 
     Args:
@@ -65,8 +65,7 @@ class Experiment:
         verbose: say what will be done and print a line per epoch; else a line per seed.
 
     Raises:
-        ValueError: settings that do not fit together, or that differ from those that `output_dir` was made
-            with.
+        ValueError: settings that do not fit together, or that differ from those that `output_dir` was made with.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class Experiment:
     ) -> None:
         self.verbose = verbose
         self.model, self.data, self.training = model, data, training
-        self.command = shlex.join(sys.argv) if command is None else command
+        self.command = command or command_line() or shlex.join(Path(word).name for word in sys.argv[:1])
         self.folder = Path(str(training.output_dir))
         self.is_main = training.process_index == 0
         if problem := unconnected_processes(training):
@@ -97,13 +96,17 @@ class Experiment:
             note_settings(self.folder, self.settings())
             if self.verbose:
                 print(self.describe(), flush=True)
-        seeds, runs = self.training.all_seeds, []
-        for seed in seeds:
-            runs.append(self._finished(seed) or self._train(seed))
+        runs = []
+        for seed in self.training.all_seeds:
+            finished = self._finished(seed)
+            seed_run = self._prepare(seed) if finished is None else None
+            runs.append(seed_run.run() if seed_run is not None else finished)
             if self.is_main:
-                write_json(self.folder / RESULTS_NAME, self.report(runs))
-        if self.is_main:
-            self._draw(runs)
+                self._record(runs)
+            if seed_run is not None:
+                if self.training.push_to_hub:  # the only seed: everything is written before what can fail
+                    seed_run.publish()
+                seed_run.release()
         return self.report(runs)
 
     def settings(self) -> dict[str, Any]:
@@ -170,17 +173,19 @@ class Experiment:
             **environment(args.world_size),
         }
 
-    def _train(self, seed: int) -> dict[str, Any]:
-        folder = self._seed_folder(seed)
+    def _prepare(self, seed: int) -> SeedRun:
         data = self.images.for_seed(seed, self.data, self.training)
         set_seed(seed)
         network = build_model(self.model, self.training, self.images)
-        run = SeedRun(network, self.training, data, folder, seed, self.verbose).run()
-        if self.is_main:
-            write_json(folder / RESULTS_NAME, run)
-            error, seconds = run["test"]["last"]["error_rate"], run["seconds"]
-            print(f"{self.folder.name}, seed {seed}: test error {error:.2%} after {seconds:.1f} s", flush=True)
-        return run
+        return SeedRun(network, self.training, data, self._seed_folder(seed), seed, self.command, self.verbose)
+
+    def _record(self, runs: list[dict[str, Any]]) -> None:
+        """Write results and figure, and say in a line how the newest seed came out."""
+        write_json(self.folder / RESULTS_NAME, self.report(runs))
+        self._draw(runs)
+        newest = runs[-1]
+        error, seconds = newest["test"]["last"]["error_rate"], newest["seconds"]
+        print(f"{self.folder.name}, seed {newest['seed']}: test error {error:.2%} after {seconds:.1f} s", flush=True)
 
     def _finished(self, seed: int) -> dict[str, Any] | None:
         """Return a seed's results if it is done; every process takes the main one's word, so that none waits."""
@@ -189,13 +194,18 @@ class Experiment:
             broadcast_object_list(found)
         if found[0] is not None and self.is_main and self.verbose:
             print(f"Seed {seed} is done already", flush=True)
+            if self.training.push_to_hub:
+                where = self.training.hub_model_id or self.folder.name
+                print(f"Push it with: {later_command(self._seed_folder(seed), where)}", flush=True)
         return found[0]
 
     def _draw(self, runs: list[dict[str, Any]]) -> None:
         title = f"{METHODS[self.training.method].label}, {self.model.model}, {self.data.dataset}"
         if self.data.label_noise:
             title += f", {self.data.label_noise:.0%} label noise"
-        save_learning_curves(self.folder / CURVES_NAME, runs, title)
+        save_learning_curves(
+            self.folder / CURVES_NAME, [{**run, "label": f"seed {run['seed']}"} for run in runs], title
+        )
 
     def _seed_folder(self, seed: int) -> Path:
         return self.folder / f"seed_{seed}"

@@ -6,7 +6,6 @@ splits differ by line style, too.
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import textwrap
@@ -20,7 +19,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from hf_amp.vision.results import write_whole
+from hf_amp.learning_curves import save_png
 
 Models = Sequence[Mapping[str, Any]]
 
@@ -61,7 +60,7 @@ def save_perturbation(path: str | os.PathLike[str], models: Models) -> None:
             panel.grid(alpha=0.3)
             _scale_losses(panel) if metric == "loss" else panel.set_ylim(0, 1.05 * panel.dataLim.ymax or 1)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def save_contours(path: str | os.PathLike[str], models: Models) -> None:
@@ -87,7 +86,7 @@ def save_contours(path: str | os.PathLike[str], models: Models) -> None:
         axes.set_ylabel("step along direction 2,\nrelative to the weights")
     bar = figure.colorbar(drawn[0], ax=panels, format=_formatter(low, high), ticks=levels[::2])
     bar.set_label("loss in nats")
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def save_surfaces(path: str | os.PathLike[str], models: Models) -> None:
@@ -115,7 +114,7 @@ def save_surfaces(path: str | os.PathLike[str], models: Models) -> None:
             axes.set_title(_name(model, split))
     figure.text(0.5, 0.02, "random directions; steps relative to the weights, filter by filter", ha="center")
     figure.subplots_adjust(left=0.02, right=0.92, bottom=0.07, top=0.93, wspace=0.12, hspace=0.14)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def save_reliability(path: str | os.PathLike[str], models: Models) -> None:
@@ -145,7 +144,7 @@ def save_reliability(path: str | os.PathLike[str], models: Models) -> None:
     panels[1, 0].set_ylim(0, 100)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def _splits(models: Models) -> list[str]:
@@ -206,9 +205,3 @@ def _formatter(low: float, high: float) -> FuncFormatter:
 
 def _count(scores: Mapping[str, Any]) -> int:
     return sum(one["count"] for one in scores["bins"])
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_whole(path, buffer.getvalue())

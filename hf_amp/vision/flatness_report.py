@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from hf_amp.environment import environment
 from hf_amp.vision.flatness import (
     Point,
     evaluate,
@@ -25,7 +26,7 @@ from hf_amp.vision.flatness_arguments import FlatnessArguments
 from hf_amp.vision.flatness_figures import save_contours, save_perturbation, save_reliability, save_surfaces
 from hf_amp.vision.flatness_parts import REPORT_NAME, Parts, finished_report
 from hf_amp.vision.flatness_subjects import Subject, default_labels, load_splits, load_subject
-from hf_amp.vision.results import environment, write_json
+from hf_amp.vision.results import write_json
 
 FIGURES = {
     "flatness_perturbation.png": save_perturbation,

@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
+from hf_amp.files import write_whole
 
 RESULTS_NAME = "results.json"
 SETTINGS_NAME = "settings.json"
 METRIC_NAMES = ("accuracy", "error_rate", "nll", "ece")
-_PACKAGES = ("hf-amp", "torch", "transformers", "accelerate", "datasets", "evaluate", "kornia")
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
@@ -32,25 +28,6 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """
     text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
     write_whole(path, text.encode())
-
-
-def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file beside its place and move it there, so that nobody ever sees a part of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's own is for the owner only
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -92,17 +69,15 @@ def check_output_dir(output_dir: str | os.PathLike[str], settings: Mapping[str, 
     if found is None:
         if (Path(output_dir) / RESULTS_NAME).exists():
             raise ValueError(
-                f"`output_dir` {output_dir} holds a {RESULTS_NAME} but no {SETTINGS_NAME}, so what "
-                "made it is not "
-                "known; give another --output_dir"
+                f"`output_dir` {output_dir} holds a {RESULTS_NAME} but no {SETTINGS_NAME}, so what made it "
+                "is not known; give another --output_dir"
             )
         return
     changed = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
     if changed:
         listed = ", ".join(f"{name}: {found[name]!r} there, {wanted[name]!r} now" for name in changed)
         raise ValueError(
-            f"`output_dir` {output_dir} holds a run with other settings ({listed}); give another "
-            "--output_dir, or "
+            f"`output_dir` {output_dir} holds a run with other settings ({listed}); give another --output_dir, or "
             "the old settings to continue it"
         )
 
@@ -141,31 +116,6 @@ def format_mean(value: Mapping[str, Any] | None, factor: float = 1.0, digits: in
     if value["standard_error"] is None:
         return mean
     return f"{mean} ± {value['standard_error'] * factor:.{digits}f}"
-
-
-def environment(processes: int = 1) -> dict[str, Any]:
-    """Return the versions and the hardware that a result was made with.
-
-    Args:
-        processes: processes that trained together.
-    """
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    cuda = torch.cuda.is_available()
-    hardware = {
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cpu_count": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "processes": processes,
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "device_count": torch.cuda.device_count() if cuda else 0,
-    }
-    return {"versions": versions, "hardware": hardware}
 
 
 def _finite(content: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One training of an experiment: one seed, from data to last and best test metrics; it can be continued."""
+"""One training of an experiment: one seed, from data to test metrics, card and publication; it can be continued."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any
 from transformers import PreTrainedModel, PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_amp.log_history import curves
+from hf_amp.model_card import CardFacts
 from hf_amp.vision.arguments import ImageTrainingArguments
+from hf_amp.vision.card import FACTS_NAME, image_facts
 from hf_amp.vision.epoch_callback import EpochCallback
 from hf_amp.vision.metrics import compute_metrics, keep_logits
 from hf_amp.vision.progress import EpochLine
-from hf_amp.vision.results import METRIC_NAMES
+from hf_amp.vision.results import METRIC_NAMES, RESULTS_NAME, write_json
 from hf_amp.vision.sharpness import SHARPNESS_RADIUS, measure_sharpness
 from hf_amp.vision.sources import SeedData
 from hf_amp.vision.training import ImageTrainer, trainer_class
 
-_TRAINING_LOGS = ("loss", "erm_loss", "sharpness", "perturbation_norm", "skipped_ascents", "learning_rate", "grad_norm")
 _SHARPNESS_IMAGES = 1000
 
 
@@ -32,6 +34,7 @@ class SeedRun:
         data: the seed's data.
         folder: where checkpoints, the last model and, in `best`, the best one go.
         seed: of the batches, dropout and random perturbations.
+        command: what the user typed, for the model card.
         verbose: print a line per epoch.
     """
 
@@ -42,30 +45,30 @@ class SeedRun:
         data: SeedData,
         folder: Path,
         seed: int,
+        command: str,
         verbose: bool = True,
     ) -> None:
-        self.seed, self.folder, self.verbose = seed, folder, verbose
+        self.seed, self.folder, self.verbose, self.command = seed, folder, verbose, command
+        self.results: dict[str, Any] | None = None
         self.args = _arguments_of_seed(training, folder, seed)
         self.data = data
         self.trainer = self._make_trainer(model)
 
     def run(self) -> dict[str, Any]:
-        """Train, or continue, and return the results of the seed."""
+        """Train, or continue, write results, figure and card, and return the results of the seed."""
         checkpoint = last_whole_checkpoint(self.folder)
         trainer = self.trainer
         if checkpoint is not None and trainer.is_world_process_zero():
             print(f"Seed {self.seed} continues from {checkpoint}", flush=True)
         output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         points, steps, epochs = curves(trainer.state.log_history), trainer.state.global_step, trainer.state.epoch
-        trainer.save_model(str(self.folder))
+        # `save_model` would push, as soon as it may: results and card are still missing.
+        trainer.save_model(str(self.folder), _internal_call=True)
         last = self._metrics(self.data.test, "test")
         validation, sharpness = self._metrics(self.data.validation, "validation"), self._sharpness()
-        if self.args.push_to_hub:
-            trainer.push_to_hub()
         best_point = self._best_point(points)
-        best = self._test_best(best_point)  # at the end: it replaces the last weights
-        self._release()
-        return {
+        best = self._test_best(best_point)
+        self.results = {
             "seed": self.seed,
             "eval_split": self.data.eval_split,
             "best_selected_on": self.data.eval_split if best_point else None,
@@ -81,6 +84,29 @@ class SeedRun:
             "test": {"last": last, "best": best},
             "curves": points,
         }
+        if trainer.is_world_process_zero():
+            write_json(self.folder / RESULTS_NAME, self.results)
+            trainer.create_model_card()
+            write_json(self.folder / FACTS_NAME, trainer.card_facts().to_json())
+        return self.results
+
+    def publish(self) -> None:
+        """Push the last weights with results, figure and card to the Hub.
+
+        Raises:
+            PublishingError: it failed; everything is in the folder.
+        """
+        self.trainer.push_to_hub()
+
+    def release(self) -> None:
+        """Give memory back before the next seed."""
+        accelerator = self.trainer.accelerator
+        del self.trainer
+        accelerator.free_memory()
+
+    def _complete_facts(self, facts: CardFacts) -> CardFacts:
+        data = self.data
+        return image_facts(facts, data.description, self.args, self.results, self.folder, self.command)
 
     def _make_trainer(self, model: PreTrainedModel) -> ImageTrainer:
         data = self.data
@@ -95,8 +121,10 @@ class SeedRun:
             processing_class=data.image_processor,
             compute_metrics=compute_metrics,
             preprocess_logits_for_metrics=keep_logits,
+            complete_facts=self._complete_facts,
             callbacks=[EpochCallback()],
         )
+        trainer.evaluated_split = data.eval_split
         if self.args.disable_tqdm:
             trainer.remove_callback(PrinterCallback)
             if self.verbose:
@@ -118,19 +146,24 @@ class SeedRun:
         return min(evaluated, key=lambda point: point["eval_error_rate"], default=None)
 
     def _test_best(self, point: dict[str, Any] | None) -> dict[str, float] | None:
-        """Test the weights of the best epoch and save them in `best`; None if they were not kept."""
+        """Test the weights of the best epoch and save them in `best`; None if they were not kept.
+
+        The model has its last weights again afterwards.
+        """
         trainer = self.trainer
         if point is None:
             return None
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+        last = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         if point["step"] != trainer.state.global_step:
             checkpoint = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{point['step']}"
             if not checkpoint.is_dir():
                 was_tested = self.data.eval_split == "test"
                 return {name: point[f"eval_{name}"] for name in METRIC_NAMES} if was_tested else None
-            model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
             model.load_state_dict(type(model).from_pretrained(str(checkpoint)).state_dict())
         metrics = self._metrics(self.data.test, "test")
-        trainer.save_model(str(self.folder / "best"))
+        trainer.save_model(str(self.folder / "best"), _internal_call=True)
+        model.load_state_dict(last)
         return metrics
 
     def _sharpness(self) -> float:
@@ -142,12 +175,6 @@ class SeedRun:
             batches.append(collator([self.data.train[i] for i in range(start, min(start + batch, count))]))
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         return measure_sharpness(model, batches)
-
-    def _release(self) -> None:
-        """Give memory back before the next seed."""
-        accelerator = self.trainer.accelerator
-        del self.trainer
-        accelerator.free_memory()
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
@@ -164,23 +191,6 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
             continue
         return path
     return None
-
-
-def curves(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one entry per logged step: `epoch`, `step`, the training logs and `eval_…` metrics that it has.
-
-    Args:
-        log_history: of the [`TrainerState`].
-    """
-    by_step: dict[int, dict[str, Any]] = {}
-    for entry in log_history:
-        values = {name: entry[name] for name in _TRAINING_LOGS if name in entry}
-        names = [f"eval_{name}" for name in (*METRIC_NAMES, "loss")]
-        values.update({name: entry[name] for name in names if name in entry})
-        if values:
-            point = by_step.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"]})
-            point.update(values)
-    return [by_step[step] for step in sorted(by_step)]
 
 
 def _arguments_of_seed(training: ImageTrainingArguments, folder: Path, seed: int) -> ImageTrainingArguments:

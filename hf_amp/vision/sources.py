@@ -23,6 +23,7 @@ from hf_amp.vision import (
     normalisation,
 )
 from hf_amp.vision.arguments import DataArguments, ImageTrainingArguments, ModelArguments
+from hf_amp.vision.card import DataDescription, describe_data
 from hf_amp.vision.splits import labels_of
 
 
@@ -39,6 +40,7 @@ class SeedData:
         pixel_std: (channels,) what images are divided by.
         image_processor: does the same to any image; it is saved beside the model.
         label_noise: share, seed and number of the labels that were replaced.
+        description: the data in words, for the model card.
     """
 
     train: Any
@@ -49,6 +51,7 @@ class SeedData:
     pixel_std: Tensor
     image_processor: BaseImageProcessor
     label_noise: dict[str, Any]
+    description: DataDescription
 
     @property
     def eval_split(self) -> str:
@@ -102,6 +105,9 @@ class Images:
             data: gives label noise and augmentation.
             training: gives the method.
         """
+        counts = {"train": len(self.train), self.tested_on: len(self.test)}
+        if self.validation is not None:
+            counts["validation"] = len(self.validation)
         train = add_label_noise(self.train, data.label_noise, seed) if data.label_noise else self.train
         changed = int((labels_of(self.train) != labels_of(train)).sum())
         collator = partial(ImageCollator, data.dataset, mean=self.mean, std=self.std)
@@ -115,6 +121,7 @@ class Images:
             pixel_std=torch.tensor(self.std),
             image_processor=make_image_processor(data.dataset, self.image_size, mean=self.mean, std=self.std),
             label_noise={"share": data.label_noise, "seed": seed, "changed": changed, "of": len(train)},
+            description=describe_data(data, self.tested_on, counts),
         )
 
 

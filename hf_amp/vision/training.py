@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from transformers.training_args import OptimizerNames
 
 from hf_amp.compatibility import target_parameters
+from hf_amp.model_card import CardFacts
 from hf_amp.perturbation import Perturbation
 from hf_amp.trainer import AMPTrainer
 from hf_amp.vision.arguments import ImageTrainingArguments
@@ -33,12 +35,20 @@ class ImageTrainer(AMPTrainer):
     Args:
         eval_collator: collator of evaluation batches, without augmentation; None: the training one.
         pixel_std: (channels,) standard deviation that images were divided by, for `--method adversarial`.
+        complete_facts: completes what the model card says; None: it says what any Trainer knows.
         kwargs: those of [`AMPTrainer`].
     """
 
     args: ImageTrainingArguments
 
-    def __init__(self, *, eval_collator: Any = None, pixel_std: Tensor | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        eval_collator: Any = None,
+        pixel_std: Tensor | None = None,
+        complete_facts: Callable[[CardFacts], CardFacts] | None = None,
+        **kwargs: Any,
+    ) -> None:
         args: ImageTrainingArguments = kwargs["args"]
         if args.optim == OptimizerNames.SGD:
             # transformers 5.0 drops `optim_args` of SGD, momentum included.
@@ -46,6 +56,7 @@ class ImageTrainer(AMPTrainer):
         super().__init__(**kwargs)
         self.eval_collator = eval_collator
         self.pixel_std = pixel_std
+        self._complete_facts = complete_facts
         # Image classifiers on the Hub take `num_items_in_batch` and ignore it, so that their loss would grow with
         # accumulation: https://github.com/huggingface/transformers/issues/47688
         self.model_accepts_loss_kwargs = False
@@ -100,6 +111,11 @@ class ImageTrainer(AMPTrainer):
             self.lr_scheduler = LambdaLR(chosen, partial(step_factor, num_training_steps=num_training_steps))
             self._created_lr_scheduler = True  # another `train` makes a new one
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def card_facts(self, **card: Any) -> CardFacts:
+        """Return what the card says: what the Trainer knows, completed."""
+        facts = super().card_facts(**card)
+        return facts if self._complete_facts is None else self._complete_facts(facts)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """Return the evaluation loader of the [`Trainer`], with the evaluation collator."""

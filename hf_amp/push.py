@@ -1,0 +1,196 @@
+"""Publish a finished folder on the Hub: `python -m hf_amp.push OUTPUT_DIR --repo user/name`.
+
+Uploads what `push_to_hub` of the Trainer would: weights, configuration, processor, modelling code, card, figures and
+results; not the checkpoints in it. Nothing is uploaded if the folder holds no model, a token in any file, or a
+checkpoint's optimizer state.
+"""
+
+import argparse
+import fnmatch
+import mmap
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import HfApi, ModelCard, get_token, is_offline_mode
+
+from hf_amp.files import write_whole
+from hf_amp.hub_access import PublishingError, check_write_access, endpoint, make_branch, make_repository, short
+from hf_amp.model_card import moved_to
+
+CARD_NAME = "README.md"
+# The same as the Trainer leaves out, and what is nobody's business.
+LEFT_OUT = ("_*", "checkpoint-*", "last-checkpoint", ".git", ".cache", ".*", "__pycache__", "*.lock")
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)
+CONFIGURATIONS = ("config.json", "adapter_config.json")
+TRAINING_STATES = ("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "*.distcp")
+_TOKEN = re.compile(rb"\b(hf|api_org)_[A-Za-z0-9]{30,}")
+_REMEDY = "then run the same command again"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exit with status 1 and a message if nothing was published."""
+    parser = argparse.ArgumentParser(prog="python -m hf_amp.push", description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("output_dir", type=Path, help="Folder of a trained model.")
+    parser.add_argument("--repo", required=True, help="Where to: user/name, or name for your own.")
+    parser.add_argument("--private", action="store_true", help="Make the repository private.")
+    parser.add_argument("--revision", help="Branch to push to; it is made where there is none.")
+    parser.add_argument("--dry-run", action="store_true", help="List files and sizes, check the card, upload nothing.")
+    args = parser.parse_args(argv)
+    try:
+        publish(args.output_dir, args.repo, args.private, args.revision, args.dry_run)
+    except PublishingError as error:
+        sys.exit(f"error: {error}")
+
+
+def publish(
+    folder: Path,
+    repo_id: str,
+    private: bool = False,
+    revision: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Check a folder, say what is uploaded, and upload it in one commit.
+
+    Args:
+        folder: a trained model's folder.
+        repo_id: `user/name`, or `name` for a repository of the token's owner.
+        private: make the repository private.
+        revision: branch; None: the main one.
+        dry_run: only say what would be done.
+
+    Raises:
+        PublishingError: the folder must not be published, or the Hub did not take it.
+    """
+    files = files_to_publish(folder)
+    card = check_card(folder)
+    for path in files:
+        print(f"{_size(path.stat().st_size):>10}  {path.relative_to(folder).as_posix()}")
+    left_out = sorted(path.name for path in folder.iterdir() if _is_left_out(path.relative_to(folder)))
+    print(f"{_size(sum(path.stat().st_size for path in files)):>10}  in {len(files)} files to {repo_id}", flush=True)
+    print(f"Left out: {', '.join(left_out) or 'nothing'}", flush=True)
+    if card is None:
+        print(f"There is no {CARD_NAME}: nobody will know how the model was made.", flush=True)
+    if dry_run:
+        return
+    if is_offline_mode():
+        raise PublishingError("offline mode is on; unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE, " + _REMEDY)
+    check_write_access(repo_id, get_token(), _REMEDY)
+    full = make_repository(repo_id, get_token(), private or None, _REMEDY)
+    _refuse_public(full, private)
+    make_branch(full, get_token(), revision, _REMEDY)
+    if card is not None and (moved := moved_to(card, full)) != card:
+        write_whole(folder / CARD_NAME, moved.encode())
+        print(f"{CARD_NAME} now says how to load the model from {full}", flush=True)
+    try:
+        HfApi().upload_folder(
+            repo_id=full,
+            folder_path=folder,
+            allow_patterns=[_escaped(path.relative_to(folder).as_posix()) for path in files],
+            commit_message="Upload model",
+            revision=revision,
+        )
+    except Exception as error:
+        raise PublishingError(
+            f"The push to {full} failed: {short(error)}. Nothing in {folder} was lost; run the same command again"
+        ) from error
+    print(f"Published: {endpoint()}/{full}" + (f"/tree/{revision}" if revision else ""))
+
+
+def files_to_publish(folder: Path) -> list[Path]:
+    """Return the files that are uploaded, sorted.
+
+    Raises:
+        PublishingError: no such folder, no model in it, a checkpoint's training state, or a token in a file.
+    """
+    if not folder.is_dir():
+        raise PublishingError(f"`OUTPUT_DIR` must be a folder, got {folder}; give the output_dir of a training")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_left_out(path.relative_to(folder)))
+    names = {path.name for path in files if path.parent == folder}
+    if not names & set(WEIGHTS) or not names & set(CONFIGURATIONS):
+        missing = "no weights" if names & set(CONFIGURATIONS) else "no config.json"
+        raise PublishingError(
+            f"{folder} holds no model ({missing} in it); give the folder that `save_model` wrote, such as "
+            f"{_folder_with_model(folder) or 'the output_dir of a training'}"
+        )
+    states = [path for path in files if any(fnmatch.fnmatch(path.name, pattern) for pattern in TRAINING_STATES)]
+    if states:
+        raise PublishingError(
+            f"{folder} holds the training state of a checkpoint ({', '.join(sorted(path.name for path in states))}), "
+            "which is several times the model's size and of no use to others; give the folder above it, or move these "
+            "files away"
+        )
+    with_token = [path.relative_to(folder).as_posix() for path in files if _holds_token(path)]
+    if with_token:
+        raise PublishingError(
+            f"There is a token of the Hub in {', '.join(with_token)}, for all to read; delete or clean the file, "
+            f"revoke the token at {endpoint()}/settings/tokens if others have seen it, {_REMEDY}"
+        )
+    return files
+
+
+def check_card(folder: Path) -> str | None:
+    """Return the text of the folder's card, None where there is none.
+
+    Raises:
+        PublishingError: the Hub would refuse its metadata.
+    """
+    path = folder / CARD_NAME
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8")
+    try:
+        ModelCard(text)
+    except Exception as error:  # YAML errors, type errors and value errors of any metadata that users write
+        raise PublishingError(f"The metadata of {path} is not valid ({short(error)}); mend it, {_REMEDY}") from error
+    return text
+
+
+def _refuse_public(repo_id: str, private: bool) -> None:
+    if private and not HfApi().model_info(repo_id).private:
+        raise PublishingError(
+            f"`--private` was given, but {repo_id} exists already and is public; give a new name, make it private at "
+            f"{endpoint()}/{repo_id}/settings, or leave --private out"
+        )
+
+
+def _is_left_out(path: Path) -> bool:
+    return any(fnmatch.fnmatch(part, pattern) for part in path.parts for pattern in LEFT_OUT)
+
+
+def _folder_with_model(folder: Path) -> Path | None:
+    found = (path.parent for path in sorted(folder.glob("*/config.json")) if not _is_left_out(path.relative_to(folder)))
+    return next(found, None)
+
+
+def _holds_token(path: Path) -> bool:
+    """Whether a file holds the user's token, or what looks like one."""
+    if path.stat().st_size == 0:
+        return False
+    own = (get_token() or "").encode()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _TOKEN.search(content) is not None or bool(own and content.find(own) >= 0)
+
+
+def _escaped(name: str) -> str:
+    """A pattern that matches this one name: brackets and stars mean something to `upload_folder`."""
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes in words."""
+    power = min(3, max(0, (len(str(count)) - 1) // 3))
+    unit = ("B", "kB", "MB", "GB")[power]
+    return f"{count / 1000**power:,.1f} {unit}" if power else f"{count} B"
+
+
+if __name__ == "__main__":
+    main()
