@@ -31,7 +31,7 @@ WEIGHTS = (
     "adapter_model.bin",
 )
 CONFIGURATIONS = ("config.json", "adapter_config.json")
-TRAINING_STATES = ("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "*.distcp")
+TRAINING_STATES = ("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 _TOKEN = re.compile(rb"\b(hf|api_org)_[A-Za-z0-9]{30,}")
 _REMEDY = "then run the same command again"
 
