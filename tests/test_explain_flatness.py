@@ -10,7 +10,9 @@ from small_networks import small_network
 from tiny_images import image_split, own_cache, write_parquet
 from transformers import AutoModelForImageClassification
 
+from hf_amp.model_card import CardFacts, is_untouched
 from hf_amp.vision import flatness_report, make_image_processor
+from hf_amp.vision.card import write_image_card
 from hf_amp.vision.flatness_figures import save_contours, save_perturbation, save_reliability, save_surfaces
 
 FIGURES = {
@@ -357,3 +359,15 @@ def test_figures_are_drawn_from_numbers_with_gaps(draw, count, whole, tmp_path):
             model["surface"][split]["loss"][1][1] = 0.0
     draw(tmp_path / "figure.png", models)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_card_of_the_model_shows_the_figures_unless_it_was_changed(model):
+    facts = CardFacts(model_name="m", repo_id="m", summary="A model.", method="Somehow.", usage="load()")
+    write_image_card(model, facts)
+    explain(model)
+    card = (model / "README.md").read_text()
+    assert is_untouched(card)
+    assert all(f"]({name})" in card for name in FIGURES)
+    (model / "README.md").write_text(card + "My own words.")
+    explain(model)
+    assert (model / "README.md").read_text() == card + "My own words."

@@ -177,6 +177,17 @@ def add_comparison(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         write_image_card(folder, replace(CardFacts.from_json(recorded), compared=compared))
 
 
+def show_figures(folder: Path) -> None:
+    """Put figures that were drawn after training into the card of a model.
+
+    Args:
+        folder: the model's folder; without recorded facts nothing is done.
+    """
+    recorded = read_json(folder / FACTS_NAME)
+    if recorded is not None:
+        write_image_card(folder, replace(CardFacts.from_json(recorded), figures=figures_in(folder)))
+
+
 def _evaluations(run: Mapping[str, Any], tested_on: str) -> list[Evaluation]:
     chosen = run["best_selected_on"]
     found = [("last epoch", tested_on, run["test"]["last"])]

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from hf_amp.card_facts import command_line
 from hf_amp.environment import environment
+from hf_amp.vision.card import show_figures
 from hf_amp.vision.flatness import (
     Point,
     evaluate,
@@ -59,7 +61,7 @@ class FlatnessReport:
         labels = default_labels(models) if args.labels is None else args.labels
         _check_models(models, labels)
         self.args = args
-        self.command = shlex.join(sys.argv) if command is None else command
+        self.command = command or command_line() or shlex.join(Path(word).name for word in sys.argv[:1])
         self.folder = _folder(args, models[0])
         splits = load_splits(args)
         self.sizes = {name: len(split) for name, split in splits.items()}
@@ -88,6 +90,7 @@ class FlatnessReport:
         write_json(self.folder / REPORT_NAME, content)
         for name, save in FIGURES.items():
             save(self.folder / name, content["models"])
+        show_figures(self.folder)
         parts.discard()
         return content
 
