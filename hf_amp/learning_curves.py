@@ -41,7 +41,11 @@ def save_learning_curves(path: str | os.PathLike[str], runs: Sequence[Mapping[st
         for j, name in enumerate(sorted(names - set(_LOSSES))):
             _line(quality, run, name, f"C{(i + j) % 10}", "-", name.removeprefix("eval_") if first else None)
     _finish(loss, "loss", "no loss was logged")
-    _finish(quality, f"{split} error in %" if has_error else f"{split} metrics", "not evaluated")
+    _finish(
+        quality,
+        f"{split} error in %" if has_error else f"{split} metrics",
+        "no metric but the loss" if names else "not evaluated",
+    )
     _finish(sharpness, "sharpness: L(θ + Δ) − L(θ)", "no perturbation was logged")
     for axes in (loss, quality, sharpness):
         axes.set_xlabel("epoch")

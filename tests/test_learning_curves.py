@@ -48,3 +48,9 @@ def test_one_colour_per_run(tmp_path, drawn):
     error = drawn[0].axes[1]
     assert [line.get_color() for line in error.lines] == ["C0", "C1"]
     assert [text.get_text() for text in error.get_legend().get_texts()] == ["seed 0", "seed 1"]
+
+
+def test_what_was_not_measured_is_said(tmp_path, drawn):
+    for name, said in (("loss", "not evaluated"), ("eval_loss", "no metric but the loss")):
+        save_learning_curves(tmp_path / "curves.png", [{"curves": [{"epoch": 1.0, "step": 1, name: 2.0}]}], "any")
+        assert [text.get_text() for text in drawn[-1].axes[1].texts] == [said]
