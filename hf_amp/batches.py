@@ -40,6 +40,12 @@ def first_samples(inputs: Any, fraction: float) -> Any:
     return _cut(inputs, size, max(1, int(fraction * size + 0.5)))
 
 
+def tensor_shapes(inputs: Any) -> list[tuple[int, ...]]:
+    """Return the shapes of the tensors that a mapping holds; none for inputs of another kind."""
+    values = inputs.values() if isinstance(inputs, Mapping) else ()
+    return [tuple(value.shape) for value in values if isinstance(value, Tensor)]
+
+
 def _cut(data: Any, size: int, count: int) -> Any:
     if isinstance(data, Tensor):
         return data[:count] if data.dim() > 0 and data.shape[0] == size else data

@@ -45,7 +45,8 @@ class Perturbation:
         self.params = list(params)
         self.epsilon = epsilon
         self.per_tensor = norm == "tensor"
-        self._delta: dict[int, Tensor] = {}
+        self._delta: dict[int, Tensor] = {}  # Δ, or what `_factors` still have to scale to it
+        self._factors: Tensor | None = None
         self._finite: Tensor | None = None
         self._norm: Tensor | None = None
 
@@ -54,6 +55,8 @@ class Perturbation:
 
         If any gradient is inf or nan, Δ becomes 0 and stays 0: the step is then a plain one. A very large ζ gives
         Δ = ε g / ‖g‖ for N = 1, the ascent of SAM.
+
+        The gradients' memory may become that of Δ: nothing may write to it before `applied` has begun.
 
         Args:
             inner_lr: ζ > 0.
@@ -68,6 +71,7 @@ class Perturbation:
             return
         rate = inner_lr / grad_scale
         if self._delta:
+            self._scale()
             self._add(grads, rate)
             grads, rate = self._delta, 1.0
         # Scaled by min(ζ, ε / ‖g‖) at once, not by ζ and then into the ball: one pass less over the memory, and no
@@ -78,7 +82,7 @@ class Perturbation:
         self._finite = finite if self._finite is None else self._finite & finite
         factors = torch.where(self._finite, factors, 0.0)
         self._norm = torch.where(self._finite, torch.linalg.vector_norm(norms * factors), 0.0)
-        self._delta = self._scaled(grads, factors)
+        self._delta, self._factors = grads, factors
 
     def randomize(self, generator: torch.Generator | None = None) -> None:
         """Draw Δ uniformly from the ε-ball(s): random model perturbation (RMP), which the paper compares with.
@@ -99,7 +103,7 @@ class Perturbation:
         factors = self.epsilon * uniform ** (1 / dims) / norms
         self._finite = norms.isfinite().all()
         self._norm = torch.linalg.vector_norm(norms * factors)
-        self._delta = self._scaled(noise, factors)
+        self._delta, self._factors = noise, factors
 
     @contextmanager
     def applied(self, keep: bool = True) -> Iterator[None]:
@@ -113,10 +117,11 @@ class Perturbation:
             theta = [torch.empty_like(shard) for shard in shards]
             _copy(theta, shards)
         try:
-            with torch.no_grad():
-                _add(shards, list(self._delta.values()))
+            if keep:
+                self._scale()
+            self._add_to(shards)
             if not keep:
-                self._delta = {}
+                self._delta, self._factors = {}, None
             yield
         finally:
             with torch.no_grad():
@@ -150,14 +155,28 @@ class Perturbation:
         return norms if self.per_tensor else torch.linalg.vector_norm(norms).reshape(1)
 
     @torch.no_grad()
-    def _scaled(self, tensors: dict[int, Tensor], factors: Tensor) -> dict[int, Tensor]:
-        """Tensors times their ball's factor, in new memory: DDP may write its next averages into that of gradients."""
-        balls = factors.unbind() if self.per_tensor else factors.expand(len(tensors)).unbind()
-        scaled = {}
-        for (i, tensor), factor in zip(tensors.items(), balls, strict=True):
+    def _scale(self) -> None:
+        """Bring Δ into its ball, in new memory: DDP may write its next averages into that of the gradients."""
+        for i, factor in self._pending_factors():
             # A factor of 0 for gradients that are not finite leaves nan where they were inf or nan.
-            scaled[i] = (tensor * factor.to(tensor.device)).nan_to_num_(nan=0.0)
-        return scaled
+            self._delta[i] = (self._delta[i] * factor).nan_to_num_(nan=0.0)
+        self._factors = None
+
+    @torch.no_grad()
+    def _add_to(self, shards: list[Tensor]) -> None:
+        """Add Δ to the shards of θ; if it is not scaled yet, that is done on the way, without a copy of it."""
+        if self._factors is None:
+            _add(shards, list(self._delta.values()))
+        for shard, (i, factor) in zip(shards, self._pending_factors(), strict=False):
+            shard.addcmul_(self._delta[i].nan_to_num_(nan=0.0), factor)
+
+    def _pending_factors(self) -> list[tuple[int, Tensor]]:
+        """What each tensor of Δ is still to be multiplied by, on its device; nothing if Δ is scaled."""
+        if self._factors is None:
+            return []
+        factors = self._factors if self.per_tensor else self._factors.expand(len(self._delta))
+        pairs = zip(self._delta.items(), factors.unbind(), strict=True)
+        return [(i, factor.to(tensor.device)) for (i, tensor), factor in pairs]
 
 
 def _local(tensor: Tensor) -> Tensor:

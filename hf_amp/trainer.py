@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.utils import logging
 
-from hf_amp.batches import Batch, first_samples
+from hf_amp.batches import Batch, first_samples, tensor_shapes
 from hf_amp.compatibility import (
     LOSS_IGNORES_NUM_ITEMS,
     check_target_parameters,
@@ -140,8 +140,15 @@ class AMPTrainerMixin(PublishingMixin):
             enabled = self._amp.scope == "batch" and (each or i == len(micro_batches) - 1)
             with gradient_sync(self.accelerator, model, enabled, outer):
                 losses.append(self._pass(model, inputs, num_items_in_batch))
-            self.current_flos += float(self.floating_point_ops(inputs))
+            self.current_flos += self._flos_of(inputs)
         return losses
+
+    def _flos_of(self, inputs: Any) -> float:
+        """Floating-point operations of a pass; asked for when shapes change: a model walks over its modules for it."""
+        shapes = tensor_shapes(inputs)
+        if not shapes or self._flos is None or self._flos[0] != shapes:
+            self._flos = shapes, float(self.floating_point_ops(inputs))
+        return self._flos[1]
 
     # --- one pass ---
 
@@ -223,7 +230,7 @@ class AMPTrainerMixin(PublishingMixin):
         """Read the settings (hyperparameter search changes them between runs), forget what a former run left."""
         self._amp = AMPSettings.from_args(self.args)
         self._window, self._batch, self._log = [], None, PerturbationLog()
-        self._loss_is_checked = False
+        self._loss_is_checked, self._flos = False, None
         if not self._amp.switched_off:
             refuse_unsupported(self, self._amp)
             if self.model is not None:

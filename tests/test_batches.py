@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import BatchEncoding
 
-from hf_amp.batches import first_samples
+from hf_amp.batches import first_samples, tensor_shapes
 
 
 def batch(size=8):
@@ -50,3 +50,9 @@ def test_batch_encodings_keep_their_type():
 
 def test_inputs_without_tensors_stay_whole():
     assert first_samples({"text": "a"}, 0.5) == {"text": "a"}
+
+
+def test_shapes_of_the_tensors_of_a_mapping():
+    assert tensor_shapes(batch() | {"name": "a"}) == [(8, 3), (8,), (1, 3)]
+    assert tensor_shapes(BatchEncoding({"x": torch.ones(2, 5)})) == [(2, 5)]
+    assert tensor_shapes([torch.ones(2)]) == []

@@ -223,6 +223,37 @@ def test_delta_is_freed_when_it_is_not_needed_again():
     assert perturbation.norm.item() > 0  # it still tells of the Δ that was
 
 
+@pytest.mark.parametrize("norm", ["tensor", "global"])
+@pytest.mark.parametrize("bad", [None, float("nan"), float("inf")])
+def test_a_delta_that_is_not_kept_moves_the_parameters_to_the_same_place(norm, bad):
+    places = []
+    for keep in (True, False):
+        model = network()
+        loss_of(model)().backward()
+        if bad is not None:
+            model[0].weight.grad[2, 1] = bad
+        perturbation = Perturbation(model.parameters(), 0.3, norm)
+        perturbation.ascend(1.0)
+        before = [param.detach().clone() for param in model.parameters()]
+        with perturbation.applied(keep=keep):
+            places.append([param.detach().clone() for param in model.parameters()])
+        assert all(map(torch.equal, before, model.parameters()))
+        assert all(map(torch.equal, before, places[-1])) == (bad is not None)
+    for kept, fused in zip(*places, strict=True):
+        torch.testing.assert_close(kept, fused, rtol=1e-15, atol=1e-15)
+
+
+def test_a_kept_delta_does_not_live_in_the_memory_of_the_gradients():
+    model = network()
+    loss_of(model)().backward()
+    perturbation = Perturbation(model.parameters(), 0.3, "tensor")
+    perturbation.ascend(1.0)
+    first = delta_of(perturbation)
+    for param in model.parameters():
+        param.grad.fill_(1000.0)  # as DDP writes its next averages into its buckets
+    assert all(map(torch.equal, first, delta_of(perturbation)))
+
+
 def test_accumulated_gradients_are_hidden_and_put_back_after_an_error():
     model = network()
     loss_of(model)().backward()

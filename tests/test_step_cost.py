@@ -22,10 +22,15 @@ def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
         "Trainer",
         "AMPTrainer N=1",
         "AMPTrainer N=2",
+        "AMPTrainer, ascent on 1/8",
+        "AMPTrainer, ascent on 1/16",
+        "plain two-pass Trainer",
         "plain two-pass loop",
         "AMPTrainer N=1, 4 micro-batches",
     }
     assert rows["Trainer"]["ratio"] == 1.0
+    low, high = rows["AMPTrainer N=1"]["cpu_ratio_quartiles"]
+    assert low == rows["AMPTrainer N=1"]["cpu_ratio"] == high  # of a single repeat
     assert all(row["seconds"] > 0 for row in rows.values() if "seconds" in row)
     # Allocations are counted, not timed, so that these limits hold on any machine.
     assert 0.9 < rows["AMPTrainer N=1"]["extra_memory_copies"] <= 1.05
@@ -45,6 +50,7 @@ def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
 def test_bad_options_are_refused(words, text, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["step_cost.py", *words])
+    monkeypatch.syspath_prepend(BENCHMARK.parent)  # as for a script
     with pytest.raises(SystemExit):
         runpy.run_path(str(BENCHMARK), run_name="__main__")
     assert text in capsys.readouterr().err

@@ -505,6 +505,7 @@ def test_total_flos_counts_every_pass(tmp_path):
     assert flos(amp_inner_iter=2) == 144
     assert flos(amp_ascent_fraction=0.25) == 60
     assert flos(amp_every=2) == 48 + 16
+    assert flos(amp_scope="micro_batch", per_device_train_batch_size=3) == 96  # the last micro-batch is a smaller one
 
 
 def test_running_statistics_of_the_whole_run_are_finite_and_used(tmp_path):

@@ -1,15 +1,20 @@
 """What a step of adversarial model perturbation costs: time and memory beside a plain `Trainer`, in one run.
 
-Side by side, in interleaved repeats: `Trainer`; `AMPTrainer` with N = 1 and N = 2; `AMPTrainer` with N = 1 and four
-micro-batches a step; and a plain two-pass loop that does what the authors' published optimizer does (each tensor's
-norm read on the host, Δ added and subtracted). Times are medians over steps, from `on_step_begin` to `on_step_end`.
-Memory is the peak of what is allocated during a step, over that of `Trainer`, in copies of the trainable parameters.
+Side by side, in interleaved repeats: `Trainer`; `AMPTrainer` with N = 1 and N = 2, and with the ascent on an eighth and
+a sixteenth of the batch; `AMPTrainer` with N = 1 and four micro-batches a step; and two passes that do what the
+authors' published optimizer does (each tensor's norm read on the host, Δ added and subtracted), once in the
+`training_step` of a `Trainer` and once in a bare loop. Times are medians over the steps of a repeat, from
+`on_step_begin` to `on_step_end`, and each is divided by that of `Trainer` in the same repeat; given are the median over
+the repeats and, in brackets, the quartiles. Memory is the peak of what is allocated during a step, over that of
+`Trainer`, in copies of the trainable parameters.
 
     python examples/benchmarks/step_cost.py --models conv vit --json step_cost.json
     python examples/benchmarks/step_cost.py --models preactresnet18 wideresnet28_10 --device cuda --dtype bfloat16
 
 With OMP_NUM_THREADS=1 in front, CPU seconds hold no waiting of one thread for another: the figure to trust on a busy
-machine. On a GPU, `--sync_debug` makes any step of `AMPTrainer` fail in which the host waits for the device.
+machine. On Linux, MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000 in front keeps freed memory in
+the process, as the allocator of a GPU does: else each step pays for getting it from the system again. On a GPU,
+`--sync_debug` makes any step of `AMPTrainer` fail in which the host waits for the device.
 """
 
 import argparse
@@ -18,13 +23,13 @@ import os
 import platform
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 import transformers
+from authors_amp import PlainTwoPassTrainer, authors_ascent, authors_return
+from step_meters import WARM_UP, Clock, Memory
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import StackDataset
 from tqdm.auto import tqdm
 from transformers import (
@@ -32,13 +37,12 @@ from transformers import (
     AutoModelForImageClassification,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
 from hf_amp import AMPTrainer, AMPTrainingArguments
 
-CLASSES, IMAGE_SIZE, WARM_UP = 10, 32, 1
+CLASSES, IMAGE_SIZE = 10, 32
 
 
 def build(name):
@@ -67,61 +71,6 @@ def cpu():
     return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
 
 
-def synchronised_clocks(device):
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter(), time.process_time()
-
-
-class Clock(TrainerCallback):
-    """Wall and CPU seconds of each step after the warm-up."""
-
-    def __init__(self, device):
-        self.device, self.steps = device, []
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.started = synchronised_clocks(self.device)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step > WARM_UP:
-            ended = synchronised_clocks(self.device)
-            self.steps.append(tuple(end - start for start, end in zip(self.started, ended, strict=True)))
-
-
-class Memory(TrainerCallback):
-    """Peak bytes allocated in the last step, over what was allocated at its start."""
-
-    def __init__(self, device):
-        self.device, self.peak = device, 0
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == state.max_steps - 1:
-            self.start()
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        if state.global_step == state.max_steps - 1:
-            self.stop()
-
-    def start(self):
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            self.before = torch.cuda.memory_allocated()
-        else:
-            self.profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-            self.profiler.start()
-
-    def stop(self):
-        if self.device == "cuda":
-            self.peak = torch.cuda.max_memory_allocated() - self.before
-            return
-        self.profiler.stop()
-        events = self.profiler.profiler.kineto_results.events()
-        allocated = 0
-        for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-            allocated += event.nbytes()
-            self.peak = max(self.peak, allocated)
-
-
 class NeverWaits:
     """Mixin of a Trainer: a step after the warm-up raises where the host waits for the CUDA device."""
 
@@ -140,7 +89,7 @@ class NeverWaitingAMPTrainer(NeverWaits, AMPTrainer):
 class TrainerRun:
     """A `Trainer` or `AMPTrainer` that takes a few steps at a time."""
 
-    def __init__(self, model, options, output_dir, accumulation=1, **amp):
+    def __init__(self, model, options, output_dir, accumulation=1, plain=Trainer, **amp):
         self.device = options.device
         arguments = {
             "output_dir": output_dir,
@@ -160,7 +109,7 @@ class TrainerRun:
         }
         images = torch.randn(options.batch_size * 2, model.config.num_channels, IMAGE_SIZE, IMAGE_SIZE)
         data = StackDataset(pixel_values=images, labels=torch.arange(len(images)) % CLASSES)
-        cls, args_cls = (AMPTrainer, AMPTrainingArguments) if amp else (Trainer, TrainingArguments)
+        cls, args_cls = (AMPTrainer, AMPTrainingArguments) if amp else (plain, TrainingArguments)
         if amp and options.sync_debug:
             cls = NeverWaitingAMPTrainer
         self.trainer = cls(model=model, args=args_cls(**arguments, **amp), train_dataset=data)
@@ -183,7 +132,7 @@ class TrainerRun:
 
 
 class PlainLoop:
-    """Two passes as in the authors' published optimizer: norms on the host, one tensor at a time, add and subtract."""
+    """The same two passes without a Trainer: no scheduler, no callbacks, no setting of modes."""
 
     def __init__(self, model, options):
         self.options, self.model = options, model.to(options.device).train()
@@ -198,29 +147,15 @@ class PlainLoop:
         for state.global_step in range(1, self.options.steps + WARM_UP + 1):
             clock.on_step_begin(None, state, None)
             self._pass()
-            deltas = self._ascend(epsilon=0.5, inner_lr=1.0)
+            deltas = authors_ascent(self.model)
             self.optimizer.zero_grad()
             self._pass()
-            with torch.no_grad():
-                for param, delta in deltas:
-                    param.sub_(delta)
+            authors_return(deltas)
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
             clock.on_step_end(None, state, None)
         return clock.steps
-
-    @torch.no_grad()
-    def _ascend(self, epsilon, inner_lr):
-        deltas = []
-        for param in self.model.parameters():
-            delta = inner_lr * param.grad.clone()
-            norm = delta.norm().item()
-            if norm > epsilon:
-                delta.mul_(epsilon / norm)
-            param.add_(delta)
-            deltas.append((param, delta))
-        return deltas
 
     def _pass(self):
         bfloat16 = self.options.dtype == "bfloat16"
@@ -236,20 +171,16 @@ def measure(name, options, output_dir):
         "Trainer": TrainerRun(build(name), options, output_dir),
         "AMPTrainer N=1": TrainerRun(build(name), options, output_dir, amp_inner_iter=1),
         "AMPTrainer N=2": TrainerRun(build(name), options, output_dir, amp_inner_iter=2),
+        "AMPTrainer, ascent on 1/8": TrainerRun(build(name), options, output_dir, amp_ascent_fraction=1 / 8),
+        "AMPTrainer, ascent on 1/16": TrainerRun(build(name), options, output_dir, amp_ascent_fraction=1 / 16),
+        "plain two-pass Trainer": TrainerRun(build(name), options, output_dir, plain=PlainTwoPassTrainer),
         "plain two-pass loop": PlainLoop(build(name), options),
     }
-    steps = {label: [] for label in runs}
+    repeats = {label: [] for label in runs}
     for _ in tqdm(range(options.repeats), desc=name):
         for label, run in runs.items():
-            steps[label] += run.steps()
-    medians = {
-        label: [statistics.median(clock) for clock in zip(*times, strict=True)] for label, times in steps.items()
-    }
-    wall, cpu = medians["Trainer"]
-    rows = {
-        label: {"seconds": m[0], "cpu_seconds": m[1], "ratio": m[0] / wall, "cpu_ratio": m[1] / cpu}
-        for label, m in medians.items()
-    }
+            repeats[label].append([statistics.median(clock) for clock in zip(*run.steps(), strict=True)])
+    rows = {label: times(own, repeats["Trainer"]) for label, own in repeats.items()}
     split = {"accumulation": 4} if options.batch_size % 4 == 0 else {"accumulation": 1}
     split_run = TrainerRun(build(name), options, output_dir, amp_inner_iter=1, **split)
     base, split_base = runs["Trainer"].peak(), TrainerRun(build(name), options, output_dir, **split).peak()
@@ -259,14 +190,36 @@ def measure(name, options, output_dir):
     return {"parameters": size // 4, "rows": rows}
 
 
+def times(repeats, of_trainer):
+    """Medians of (wall, CPU) seconds, and the quartiles of their ratios to `Trainer` in the same repeat."""
+    row = {}
+    for i, kind in enumerate(("", "cpu_")):
+        ratios = [own[i] / base[i] for own, base in zip(repeats, of_trainer, strict=True)]
+        row[f"{kind}seconds"] = statistics.median(own[i] for own in repeats)
+        row[f"{kind}ratio"] = statistics.median(ratios)
+        row[f"{kind}ratio_quartiles"] = quartiles(ratios)
+    return row
+
+
+def quartiles(values):
+    """Lower and upper quartile; of one value, itself."""
+    if len(values) == 1:
+        return [values[0], values[0]]
+    lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return [lower, upper]
+
+
 def table(name, result):
     lines = [f"\n{name}: {result['parameters']:,} parameters", "| | s/step | CPU s/step | × | CPU × | extra copies |"]
     lines.append("|---|---|---|---|---|---|")
     for label, row in result["rows"].items():
-        keys = (("seconds", ".4f"), ("cpu_seconds", ".4f"), ("ratio", ".3f"), ("cpu_ratio", ".3f"))
-        cells = [format(row[key], form) if key in row else "" for key, form in keys]
-        extra = f"{row['extra_memory_copies']:.2f}" if "extra_memory_copies" in row else ""
-        lines.append(f"| {label} | {' | '.join(cells)} | {extra} |")
+        cells = [label]
+        cells += [format(row[key], ".4f") if key in row else "" for key in ("seconds", "cpu_seconds")]
+        for key in ("ratio", "cpu_ratio"):
+            low, high = row.get(f"{key}_quartiles", (0, 0))
+            cells.append(f"{row[key]:.3f} ({low:.3f}–{high:.3f})" if key in row else "")
+        cells.append(f"{row['extra_memory_copies']:.2f}" if "extra_memory_copies" in row else "")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

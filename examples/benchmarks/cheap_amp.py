@@ -1,0 +1,295 @@
+"""How little AMP can cost: test error against measured seconds and against forward-backward passes.
+
+The same network, images and seeds for ERM, ERM with twice the epochs, AMP, and ways to make AMP cheaper: the ascent on
+a share of each batch, AMP on every k-th step only, AMP in the last part of training only. Each has its own radius,
+chosen on validation images, since a cheaper ascent is also a weaker or a noisier one.
+
+    python examples/benchmarks/cheap_amp.py --config examples/evidence/cheap_digits.yaml
+    python examples/benchmarks/cheap_amp.py --config examples/evidence/cheap_cifar10_slice.yaml --dataset_path DATA
+
+All other flags are those of examples/image_classification.py. Seconds are taken apart from the errors: short trainings
+of all variants in turn, several rounds, each variant divided by ERM in the same round. What is done is not run again.
+Writes cheap_amp.json and cheap_amp.png to output_dir.
+"""
+
+import argparse
+import contextlib
+import io
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from hf_amp.learning_curves import save_png
+from hf_amp.vision.command_line import expand_config, known_names, parse_command_line
+from hf_amp.vision.comparison import Comparison, Selection, Variant
+from hf_amp.vision.experiment import Experiment
+from hf_amp.vision.results import (
+    check_output_dir,
+    format_mean,
+    mean_and_standard_error,
+    note_settings,
+    read_json,
+    write_json,
+)
+from hf_amp.vision.sources import Images
+
+ERM, TWICE, AMP = "ERM", "ERM, twice the epochs", "AMP"
+JSON_NAME, FIGURE_NAME, TIMING_NAME = "cheap_amp.json", "cheap_amp.png", "timing.json"
+WORTHWHILE = 0.9  # share of AMP's gain that a cheaper way should keep
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One way to train: what the table calls it, what the figure draws with one line, and its settings."""
+
+    label: str
+    family: str
+    settings: dict[str, str]
+    method: str = "amp"
+
+    @property
+    def variant(self):
+        return Variant(self.method, self.settings)
+
+
+def entries(epochs):
+    """All ways of the study, for a training of so many epochs."""
+    ways = [
+        Entry(ERM, ERM, {}, "erm"),
+        Entry(TWICE, ERM, {"num_train_epochs": f"{2 * epochs:g}"}, "erm"),
+        Entry(AMP, AMP, {}),
+    ]
+    for share in (0.5, 0.25, 0.12, 0.06):
+        settings = {"amp_ascent_fraction": str(share)}
+        ways.append(Entry(f"ascent on {share:.0%} of the batch", "share of the batch", settings))
+    descent = {"amp_ascent_fraction": "0.06", "amp_norm_stats": "descent"}
+    ways.append(Entry("ascent on 6%, its batch norm statistics not kept", "statistics not kept", descent))
+    for every in (2, 5):
+        ways.append(Entry(f"every {every} steps", "every k-th step", {"amp_every": str(every)}))
+    mixed = {"amp_ascent_fraction": "0.12", "amp_every": "2"}
+    ways.append(Entry("ascent on 12%, every 2 steps", "both", mixed))
+    for start in (0.5, 0.75):
+        ways.append(Entry(f"from {start:.0%} of the training", "last part", {"amp_start": str(start)}))
+    return ways
+
+
+def passes(training, base_epochs):
+    """Forward-backward passes of a training over those of ERM, the ascent on a share counted by its images."""
+    length = training.num_train_epochs / base_epochs
+    if training.method == "erm":
+        return length
+    batch = training.per_device_train_batch_size
+    share = max(1, int(training.amp_ascent_fraction * batch + 0.5)) / batch
+    active = (training.amp_end - training.amp_start) / training.amp_every
+    return length * (1 + active * training.amp_inner_iter * share)
+
+
+class Timing:
+    """Seconds of short trainings of all ways, in turn; each finished round is kept in a file."""
+
+    def __init__(self, ways, flags, folder, steps, rounds):
+        self.ways, self.flags, self.folder, self.rounds = ways, list(flags), Path(folder), rounds
+        self.words = ["--max_steps", str(steps), "--eval_strategy", "no", "--save_strategy", "no"]
+        self.settings = {"flags": self.flags, "steps": steps, "ways": [way.label for way in ways]}
+        self.images = None
+        check_output_dir(self.folder, self.settings)
+
+    def run(self):
+        """Return the seconds of each way by the round, those of rounds that a former call finished included."""
+        note_settings(self.folder, self.settings)
+        rounds = (read_json(self.folder / TIMING_NAME) or {"rounds": []})["rounds"]
+        if len(rounds) < self.rounds:
+            self._seconds(self.ways[0])  # the first training also loads libraries and chooses kernels
+        for _ in tqdm(range(len(rounds), self.rounds), desc="timing", disable=len(rounds) >= self.rounds):
+            rounds.append({way.label: self._seconds(way) for way in self.ways})
+            write_json(self.folder / TIMING_NAME, {"rounds": rounds})
+        return rounds[: self.rounds]
+
+    def _seconds(self, way):
+        words = [*self.flags, *self.words, "--method", way.method]
+        for name, value in way.settings.items():
+            words += [f"--{name}", value]
+        with tempfile.TemporaryDirectory() as folder:
+            model, data, training = parse_command_line([*words, "--output_dir", folder])
+            training.seeds = training.all_seeds[:1]
+            if self.images is None:
+                self.images = Images(data)
+            with contextlib.redirect_stdout(io.StringIO()):  # the errors after a few steps mean nothing
+                results = Experiment(model, data, training, self.images, verbose=False).run()
+        return results["runs"][0]["seconds"]
+
+
+def costs(rounds, label):
+    """Seconds over those of ERM: median, lowest and highest of the rounds."""
+    ratios = [one[label] / one[ERM] for one in rounds]
+    return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+
+
+def share_kept(erm, amp, cheap):
+    """Return the share of AMP's gain over ERM that a cheaper way keeps, and its standard error (jackknife over seeds).
+
+    Args:
+        erm, amp, cheap: test errors by the seed, in the same order.
+
+    Returns:
+        (share, standard error); (None, None) where AMP gains nothing.
+    """
+
+    def share(left_out=None):
+        chosen = [i for i in range(len(erm)) if i != left_out]
+        gain = sum(erm[i] - amp[i] for i in chosen)
+        return sum(erm[i] - cheap[i] for i in chosen) / gain if gain > 0 else None
+
+    value, n = share(), len(erm)
+    parts = [share(i) for i in range(n)] if n > 1 else [None]
+    if value is None or None in parts:
+        return value, None
+    return value, ((n - 1) / n * sum((part - statistics.fmean(parts)) ** 2 for part in parts)) ** 0.5
+
+
+def rows_of(ways, content, training_of, base_epochs, rounds):
+    """One row per label noise and way: errors, passes, cost, and the share of AMP's gain that is kept."""
+    rows = []
+    for noise in dict.fromkeys(row["label_noise"] for row in content["rows"]):
+        found = [row for row in content["rows"] if row["label_noise"] == noise]
+        errors = [[test["last"]["error_rate"] for test in row["test"].values()] for row in found]
+        by_label = dict(zip((way.label for way in ways), errors, strict=True))
+        for way, row, own in zip(ways, found, errors, strict=True):
+            kept, kept_error = share_kept(by_label[ERM], by_label[AMP], own)
+            rows.append(
+                {
+                    "label": way.label,
+                    "family": way.family,
+                    "label_noise": noise,
+                    "settings": row["settings"],
+                    "selections": row["selections"],
+                    "passes": passes(training_of(way), base_epochs),
+                    "cost": {"median": 2.0, "lowest": 2.0, "highest": 2.0}
+                    if way.label == TWICE
+                    else costs(rounds, way.label),
+                    "error": mean_and_standard_error(own),
+                    "nll": row["summary"]["last"]["nll"],
+                    "gain_kept": kept,
+                    "gain_kept_standard_error": kept_error,
+                    "errors_by_seed": own,
+                }
+            )
+    return rows
+
+
+def table(rows):
+    """The study as a table."""
+    lines = [
+        "| label noise | | ε | test error % | NLL | gain kept | passes | × ERM's seconds (rounds) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        kept = "–" if row["gain_kept"] is None else f"{row['gain_kept']:.0%}"
+        if row["gain_kept_standard_error"] is not None and row["label"] not in (ERM, AMP):
+            kept += f" ± {row['gain_kept_standard_error']:.0%}"
+        cost = row["cost"]
+        seconds = f"{cost['median']:.2f} ({cost['lowest']:.2f} to {cost['highest']:.2f})"
+        cells = (
+            f"{row['label_noise']:.0%}",
+            row["label"],
+            row["settings"].get("amp_epsilon", "–"),
+            format_mean(row["error"], 100),
+            format_mean(row["nll"], digits=3),
+            kept,
+            f"{row['passes']:.2f}",
+            "2 (by definition)" if row["label"] == TWICE else seconds,
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(path, rows, title):
+    """Draw error against measured cost, one panel for each share of label noise, one line for each family."""
+    noises = list(dict.fromkeys(row["label_noise"] for row in rows))
+    figure = Figure(figsize=(7.5 * len(noises), 5.5), layout="constrained")
+    for axes, noise in zip(figure.subplots(1, len(noises), squeeze=False)[0], noises, strict=True):
+        chosen = [row for row in rows if row["label_noise"] == noise and row["error"] is not None]
+        for family in dict.fromkeys(row["family"] for row in chosen):
+            line = [row for row in chosen if row["family"] == family]
+            error = [row["error"]["standard_error"] or 0.0 for row in line]
+            axes.errorbar(
+                [row["cost"]["median"] for row in line],
+                [row["error"]["mean"] * 100 for row in line],
+                [one * 100 for one in error],
+                marker="o",
+                capsize=3,
+                label=family,
+            )
+        for row in chosen:
+            place = (row["cost"]["median"], row["error"]["mean"] * 100)
+            axes.annotate(row["label"], place, (4, 4), textcoords="offset points", fontsize=6)
+        means = {row["label"]: row["error"]["mean"] * 100 for row in chosen}
+        if means.get(ERM, 0) > means.get(AMP, 0):
+            wanted = means[ERM] - WORTHWHILE * (means[ERM] - means[AMP])
+            axes.axhline(wanted, color="grey", linestyle=":", label=f"{WORTHWHILE:.0%} of AMP's gain")
+        axes.axvline(1.1, color="grey", linestyle="--", label="1.10 × ERM")
+        axes.set(title=f"{noise:.0%} label noise", xlabel="measured seconds / ERM's", ylabel="test error in %")
+        axes.legend(fontsize=7)
+    figure.suptitle(title)
+    save_png(figure, path)
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", help="YAML file with any of the flags; the command line overrides it.")
+    parser.add_argument("--label_noise", nargs="+", type=float, default=[0.0, 0.2], help="Shares of labels to replace.")
+    parser.add_argument(
+        "--select", nargs="+", default=[], help="amp_epsilon=value,value,...: each way chooses its own."
+    )
+    parser.add_argument("--select_seeds", nargs="+", type=int, help="Seeds that choose; default: the first one.")
+    parser.add_argument("--timing_steps", type=int, default=100, help="Steps of each timed training.")
+    parser.add_argument("--timing_rounds", type=int, default=7, help="Timed trainings of each way.")
+    parser.add_argument("--output_dir", default="outputs/cheap_amp", help="Where everything goes.")
+    words = expand_config(argv, known_names(vars(parser.parse_args([]))))
+    options, flags = parser.parse_known_args(words)
+    for name in ("timing_steps", "timing_rounds"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be >= 1, got {getattr(options, name)}; raise it")
+    return options, flags
+
+
+def main(argv=None):
+    logging.disable_progress_bar()
+    try:
+        options, flags = parse(sys.argv[1:] if argv is None else argv)
+        base_epochs = parse_command_line([*flags, "--method", "erm"])[2].num_train_epochs
+        ways = entries(base_epochs)
+        selections = [Selection.parse(text) for text in options.select]
+        folder = Path(options.output_dir)
+        comparison = Comparison(
+            [way.variant for way in ways], options.label_noise, flags, folder, selections, options.select_seeds
+        )
+        timed = [way for way in ways if way.label != TWICE]
+        timing = Timing(timed, flags, folder / "timing", options.timing_steps, options.timing_rounds)
+    except (ValueError, TypeError, OSError) as error:  # what the user can mend; later errors keep their traceback
+        sys.exit(f"error: {error}")
+    rounds = timing.run()
+    content = comparison.run()
+
+    def training_of(way):
+        words = [word for name, value in way.settings.items() for word in (f"--{name}", value)]
+        return parse_command_line([*flags, "--method", way.method, *words])[2]
+
+    rows = rows_of(ways, content, training_of, base_epochs, rounds)
+    result = {**content, "timing": {"steps": options.timing_steps, "rounds": rounds}, "rows": rows}
+    write_json(folder / JSON_NAME, result)
+    draw(folder / FIGURE_NAME, rows, f"{content['dataset']}: last epoch, mean ± standard error")
+    print(table(rows), f"\nTable and figure are in {folder}")
+    return result
+
+
+if __name__ == "__main__":
+    main()

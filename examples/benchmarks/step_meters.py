@@ -1,0 +1,64 @@
+"""Callbacks that measure the steps of a Trainer: seconds, and the peak of what is allocated."""
+
+import time
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import TrainerCallback
+
+WARM_UP = 1  # steps at the start of a training that are not measured
+
+
+def synchronised_clocks(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+class Clock(TrainerCallback):
+    """Wall and CPU seconds of each step after the warm-up."""
+
+    def __init__(self, device):
+        self.device, self.steps = device, []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.started = synchronised_clocks(self.device)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step > WARM_UP:
+            ended = synchronised_clocks(self.device)
+            self.steps.append(tuple(end - start for start, end in zip(self.started, ended, strict=True)))
+
+
+class Memory(TrainerCallback):
+    """Peak bytes allocated in the last step, over what was allocated at its start."""
+
+    def __init__(self, device):
+        self.device, self.peak = device, 0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == state.max_steps - 1:
+            self.start()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == state.max_steps - 1:
+            self.stop()
+
+    def start(self):
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+        else:
+            self.profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+            self.profiler.start()
+
+    def stop(self):
+        if self.device == "cuda":
+            self.peak = torch.cuda.max_memory_allocated() - self.before
+            return
+        self.profiler.stop()
+        events = self.profiler.profiler.kineto_results.events()
+        allocated = 0
+        for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+            allocated += event.nbytes()
+            self.peak = max(self.peak, allocated)
