@@ -46,10 +46,11 @@ WORTHWHILE = 0.9  # share of AMP's gain that a cheaper way should keep
 
 @dataclass(frozen=True)
 class Entry:
-    """One way to train: what the table calls it, what the figure draws with one line, and its settings."""
+    """One way to train: what the table calls it, the line of the figure that it is on, its mark there, its settings."""
 
     label: str
     family: str
+    mark: str
     settings: dict[str, str]
     method: str = "amp"
 
@@ -61,21 +62,21 @@ class Entry:
 def entries(epochs):
     """All ways of the study, for a training of so many epochs."""
     ways = [
-        Entry(ERM, ERM, {}, "erm"),
-        Entry(TWICE, ERM, {"num_train_epochs": f"{2 * epochs:g}"}, "erm"),
-        Entry(AMP, AMP, {}),
+        Entry(ERM, ERM, "", {}, "erm"),
+        Entry(TWICE, ERM, "2 × epochs", {"num_train_epochs": f"{2 * epochs:g}"}, "erm"),
+        Entry(AMP, AMP, "", {}),
     ]
     for share in (0.5, 0.25, 0.12, 0.06):
         settings = {"amp_ascent_fraction": str(share)}
-        ways.append(Entry(f"ascent on {share:.0%} of the batch", "share of the batch", settings))
+        ways.append(Entry(f"ascent on {share:.0%} of the batch", "share of the batch", f"{share:.0%}", settings))
     descent = {"amp_ascent_fraction": "0.06", "amp_norm_stats": "descent"}
-    ways.append(Entry("ascent on 6%, its batch norm statistics not kept", "statistics not kept", descent))
+    ways.append(Entry("ascent on 6%, its batch norm statistics not kept", "statistics not kept", "6%", descent))
     for every in (2, 5):
-        ways.append(Entry(f"every {every} steps", "every k-th step", {"amp_every": str(every)}))
+        ways.append(Entry(f"every {every} steps", "every k-th step", f"k={every}", {"amp_every": str(every)}))
     mixed = {"amp_ascent_fraction": "0.12", "amp_every": "2"}
-    ways.append(Entry("ascent on 12%, every 2 steps", "both", mixed))
+    ways.append(Entry("ascent on 12%, every 2 steps", "both", "12%, k=2", mixed))
     for start in (0.5, 0.75):
-        ways.append(Entry(f"from {start:.0%} of the training", "last part", {"amp_start": str(start)}))
+        ways.append(Entry(f"from {start:.0%} of the training", "last part", f"{start:.0%}", {"amp_start": str(start)}))
     return ways
 
 
@@ -166,6 +167,7 @@ def rows_of(ways, content, training_of, base_epochs, rounds):
                 {
                     "label": way.label,
                     "family": way.family,
+                    "mark": way.mark,
                     "label_noise": noise,
                     "settings": row["settings"],
                     "selections": row["selections"],
@@ -228,7 +230,7 @@ def draw(path, rows, title):
             )
         for row in chosen:
             place = (row["cost"]["median"], row["error"]["mean"] * 100)
-            axes.annotate(row["label"], place, (4, 4), textcoords="offset points", fontsize=6)
+            axes.annotate(row["mark"], place, (4, 4), textcoords="offset points", fontsize=8)
         means = {row["label"]: row["error"]["mean"] * 100 for row in chosen}
         if means.get(ERM, 0) > means.get(AMP, 0):
             wanted = means[ERM] - WORTHWHILE * (means[ERM] - means[AMP])
