@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from numbers import Real
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -18,7 +19,7 @@ LABELS["ece"] = "expected calibration error (ECE)"
 _IN_PERCENT = ("accuracy", "error_rate", "ece")
 _SECTION = ("<!-- hf_amp: begin -->", "<!-- hf_amp: end -->")
 _SEAL = re.compile(r"<!-- Written by hf_amp for (?P<repo>.+); a card that was changed is kept\. (?P<digest>\w+) -->\n")
-_METADATA = re.compile(r"\A---[ \t]*\r?\n.*?\r?\n---[ \t]*\r?\n", re.DOTALL)
+_METADATA = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*\r?\n", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -176,17 +177,20 @@ def with_section(card: str, facts: CardFacts) -> str:
         card: text of the card, with or without metadata.
         facts: what the section says.
     """
-    begin, end = _SECTION
-    section = f"{begin}\n{template('amp_section.md').render(facts=facts).strip()}\n\n"
-    section += f"## Citation of the training method\n\n{template('citation.md').render().strip()}\n{end}"
     content = ModelCard(card, ignore_metadata_errors=True)
     data: Any = content.data
-    tags = [data.tags] if isinstance(data.tags, str) else list(data.tags or [])
+    metadata = _METADATA.match(card)
+    tags = (yaml.safe_load(metadata[1]) or {}).get("tags") if metadata else None
+    # Not from `data`: some versions take a single tag letter by letter.
+    tags = [tags] if isinstance(tags, str) else tags or []
     data.tags = [*tags, *(tag for tag in own_tags(facts) if tag not in tags)]
-    text = content.text.strip()
-    before, found, rest = text.partition(begin)
-    has_section = bool(found) and end in rest
-    text = before + section + rest.partition(end)[2] if has_section else f"{text}\n\n{section}"
+    begin, end = _SECTION
+    before, found, rest = content.text.strip().partition(begin)
+    after = rest.partition(end)[2] if found else ""
+    section = f"{begin}\n\n{template('amp_section.md').render(facts=facts).strip()}\n\n"
+    if "zheng2021regularizing" not in before + after:
+        section += f"## Citation of the training method\n\n{template('citation.md').render().strip()}\n\n"
+    text = f"{before.rstrip()}\n\n{section}{end}{after}"
     return f"---\n{data.to_yaml().strip()}\n---\n\n{text.strip()}\n"
 
 
