@@ -138,8 +138,7 @@ def test_other_steps_are_not_mixed_into_the_timing(tmp_path, cheap):
 
 
 def test_the_radius_is_varied_for_each_length_and_drawn(tmp_path, choosing, trained, capsys):
-    words = [word for word in FAST if word not in ("--num_train_epochs", "1", "2")]
-    words += ["--label_noise", "0.2", "--lengths", "1", "2", "--epsilons", "0.3", "0.1"]
+    words = [*FAST, "--label_noise", "0.2", "--lengths", "1", "2", "--epsilons", "0.3", "0.1"]
     content = choosing.main([*words, "--output_dir", str(tmp_path)])
     keys = [(row["method"], row["settings"].get("amp_epsilon")) for row in content["rows"]]
     assert keys == [("erm", None), ("amp", "0.1"), ("amp", "0.3")] * 2
@@ -156,7 +155,7 @@ def test_a_line_has_a_point_for_each_radius_that_stayed_in_bounds_and_erm_is_das
         summary = {"last": {"error_rate": value}, "sharpness": value}
         return {"method": method, "label_noise": 0.0, "settings": settings, "summary": summary}
 
-    figure = choosing.figure_of([row(None, 0.2), row("0.1", 0.1), row("0.3", 0.15), row("9", None)], "title")
+    figure = choosing.figure_of([row(None, 0.2), row("0.1", 0.1), row("0.3", 0.15), row("9", None)], "title", 8)
     dashed, line = figure.axes[0].lines[:2]
     assert (dashed.get_linestyle(), list(dashed.get_ydata())) == ("--", [20, 20])
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([0.1, 0.3], [10, 15])
@@ -165,7 +164,7 @@ def test_a_line_has_a_point_for_each_radius_that_stayed_in_bounds_and_erm_is_das
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--amp_epsilon", "1"), "--amp_epsilon is what is varied here; use --epsilons and --lengths"),
+        (("--amp_epsilon", "1"), "--amp_epsilon is what is varied here; use --epsilons"),
         (("--epsilons", "0", "1"), "--epsilons must be > 0, got 0; ERM, which has 0, is always there"),
     ],
 )

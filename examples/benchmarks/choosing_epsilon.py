@@ -14,30 +14,32 @@ from matplotlib.figure import Figure
 from transformers.utils import logging
 
 from hf_amp.learning_curves import save_png
-from hf_amp.vision.command_line import expand_config, given_names, known_names
+from hf_amp.vision.command_line import expand_config, given_names, known_names, parse_command_line
 from hf_amp.vision.comparison import Comparison, Variant, comparison_table
 
 FIGURE_NAME = "choosing_epsilon.png"
 
 
-def variants(epsilons, lengths):
-    """ERM and AMP with each radius, for each number of epochs."""
+def variants(epsilons, lengths, usual):
+    """ERM and AMP with each radius, for each number of epochs; the usual one needs no setting of its own."""
     for epochs in lengths:
-        length = {"num_train_epochs": f"{epochs:g}"}
+        length = {} if epochs == usual else {"num_train_epochs": f"{epochs:g}"}
         yield Variant("erm", length)
         for epsilon in epsilons:
             yield Variant("amp", {"amp_epsilon": f"{epsilon:g}", **length})
 
 
-def figure_of(rows, title):
+def figure_of(rows, title, usual):
     """Test error above, sharpness below, one column for each share of label noise, one colour for each length."""
     noises = list(dict.fromkeys(row["label_noise"] for row in rows))
-    lengths = list(dict.fromkeys(row["settings"]["num_train_epochs"] for row in rows))
+    length_of = [row["settings"].get("num_train_epochs", f"{usual:g}") for row in rows]
+    lengths = list(dict.fromkeys(length_of))
     figure = Figure(figsize=(5.5 * len(noises), 7), layout="constrained")
     grid = figure.subplots(2, len(noises), squeeze=False, sharex=True)
     for column, noise in enumerate(noises):
         for colour, epochs in enumerate(lengths):
-            chosen = [r for r in rows if (r["label_noise"], r["settings"]["num_train_epochs"]) == (noise, epochs)]
+            pairs = zip(rows, length_of, strict=True)
+            chosen = [row for row, length in pairs if (row["label_noise"], length) == (noise, epochs)]
             errors = [(r, r["summary"]["last"]["error_rate"]) for r in chosen]
             draw_line(grid[0][column], errors, f"C{colour}", f"{epochs} epochs", 100)
             draw_line(grid[1][column], [(r, r["summary"]["sharpness"]) for r in chosen], f"C{colour}", None, 1)
@@ -71,12 +73,12 @@ def parse(argv):
     parser.add_argument("--config", help="YAML file with any of the flags; the command line overrides it.")
     parser.add_argument("--label_noise", nargs="+", type=float, default=[0.0, 0.2], help="Shares of labels to replace.")
     parser.add_argument("--epsilons", nargs="+", type=float, default=[0.03, 0.1, 0.3, 1.0], help="Radii, > 0.")
-    parser.add_argument("--lengths", nargs="+", type=float, default=[40], help="Epochs of the trainings.")
+    parser.add_argument("--lengths", nargs="+", type=float, help="Epochs; default: --num_train_epochs.")
     parser.add_argument("--output_dir", default="outputs/choosing_epsilon", help="Where everything goes.")
     words = expand_config(argv, known_names(vars(parser.parse_args([]))))
     options, flags = parser.parse_known_args(words)
-    if taken := given_names(flags) & {"method", "amp_epsilon", "num_train_epochs"}:
-        parser.error(f"--{min(taken)} is what is varied here; use --epsilons and --lengths")
+    if taken := given_names(flags) & {"method", "amp_epsilon"}:
+        parser.error(f"--{min(taken)} is what is varied here; use --epsilons")
     if min(options.epsilons) <= 0:
         parser.error(f"--epsilons must be > 0, got {min(options.epsilons):g}; ERM, which has 0, is always there")
     return options, flags
@@ -86,12 +88,13 @@ def main(argv=None):
     logging.disable_progress_bar()
     try:
         options, flags = parse(sys.argv[1:] if argv is None else argv)
-        tried = list(variants(sorted(options.epsilons), options.lengths))
+        usual = parse_command_line(flags)[2].num_train_epochs
+        tried = list(variants(sorted(options.epsilons), options.lengths or [usual], usual))
         comparison = Comparison(tried, options.label_noise, flags, options.output_dir)
     except (ValueError, TypeError, OSError) as error:  # what the user can mend; later errors keep their traceback
         sys.exit(f"error: {error}")
     content = comparison.run()
-    figure = figure_of(content["rows"], f"{content['dataset']}: last epoch, mean ± standard error")
+    figure = figure_of(content["rows"], f"{content['dataset']}: last epoch, mean ± standard error", usual)
     save_png(figure, Path(options.output_dir) / FIGURE_NAME)
     print(comparison_table(content["rows"]), f"\nTable and figure are in {options.output_dir}")
     return content

@@ -1,0 +1,72 @@
+"""The settings behind the figures of this repository are read by the commands that they name."""
+
+import json
+import math
+
+import pytest
+from commands import EXAMPLES, load_example
+
+from hf_amp.vision.command_line import parse_command_line
+
+EVIDENCE = EXAMPLES / "evidence"
+COMPARISONS = ("digits", "cifar10_slice")
+STUDIES = {"cheap_digits": "cheap_amp", "choosing_epsilon": "choosing_epsilon"}
+HEADLINES = ("headline_erm", "headline_amp")
+
+
+def test_every_file_of_settings_is_tested_here():
+    names = {path.stem for path in EVIDENCE.glob("*.yaml")}
+    assert names == {*COMPARISONS, *STUDIES, *HEADLINES}
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_comparisons_hold_the_six_methods_five_seeds_and_choose_their_radius_on_validation_images(name):
+    comparison = load_example("compare").parse(["--config", str(EVIDENCE / f"{name}.yaml")])
+    epochs = comparison.training.num_train_epochs
+    methods = [(variant.method, variant.settings) for variant in comparison.variants]
+    twice = ("erm", {"num_train_epochs": f"{2 * epochs:g}"})
+    assert methods == [("erm", {}), twice, *((one, {}) for one in ("amp", "sam", "rmp", "label_smoothing"))]
+    assert len(comparison.training.all_seeds) >= 5
+    assert comparison.data_arguments.validation_fraction > 0
+    assert [selection.name for selection in comparison.select] == ["amp_epsilon"]
+    assert {0, 0.2} <= set(comparison.label_noise)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_are_read(name):
+    options, flags = load_example(f"benchmarks/{STUDIES[name]}").parse(["--config", str(EVIDENCE / f"{name}.yaml")])
+    _, data, training = parse_command_line(flags)
+    assert (data.dataset, training.output_dir) == ("digits", "outputs/digits_preactresnet18_amp")
+    assert options.output_dir == f"outputs/evidence/{name}"
+    assert 0.2 in options.label_noise
+
+
+@pytest.mark.parametrize("name", HEADLINES)
+def test_headline_is_the_published_protocol_with_a_larger_batch(name):
+    # A GPU is not here: bf16 and the compiled graph are taken back, as a trial on a CPU does.
+    words = ["--config", str(EVIDENCE / f"{name}.yaml"), "--bf16", "false", "--torch_compile", "false", "--use_cpu"]
+    model, data, training = parse_command_line(words)
+    recipe = EXAMPLES / "recipes" / f"cifar10_preactresnet18_{name.removeprefix('headline_')}.yaml"
+    published_model, published_data, published = parse_command_line(["--config", str(recipe), "--use_cpu"])
+    assert (model, data) == (published_model, published_data)
+    assert training.strengths() == published.strengths()
+    for name, factor in (("per_device_train_batch_size", 4), ("learning_rate", 2)):
+        assert math.isclose(getattr(training, name), factor * getattr(published, name))
+    for same in ("method", "optim", "optim_args", "lr_schedule", "weight_decay", "max_grad_norm", "save_strategy"):
+        assert getattr(training, same) == getattr(published, same), same
+
+
+def test_no_figures_name_places_of_one_machine():
+    files = [*EVIDENCE.rglob("*.json"), *EVIDENCE.rglob("*.yaml"), *EVIDENCE.rglob("*.md")]
+    assert len(files) > len(COMPARISONS)
+    for path in files:
+        text = path.read_text()
+        assert all(place not in text for place in ("/tmp", "/work", "/home", "/root")), path
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_committed_figures_of_the_comparisons_are_complete(name):
+    content = json.loads((EVIDENCE / "figures" / f"{name}.json").read_text())
+    assert content["complete"]
+    assert all(row["summary"]["last"]["error_rate"]["n"] >= 5 for row in content["rows"])
+    assert (EVIDENCE / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
