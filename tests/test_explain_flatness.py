@@ -291,8 +291,7 @@ def test_a_data_set_without_test_split_is_tested_on_its_validation_split(tmp_pat
     assert set(content["models"][0]["reliability"]) == {"train", "validation"}
 
 
-def test_a_models_own_code_runs_only_when_asked(colour, tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_a_models_own_code_runs_only_when_asked(colour, tmp_path):
     model = save(tmp_path / "model", dataset="pictures")
     for path in (model / "config.json", model / "configuration_preactresnet.py"):
         path.write_text(path.read_text().replace('"preactresnet"', '"unknown-network"'))

@@ -118,6 +118,7 @@ def test_mixup_mixes_each_image_with_another_of_the_data_set():
     assert len(partners) > 25  # 60 draws of 60 give 38 different ones on average
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("persistent", [False, True])
 def test_batches_do_not_depend_on_the_number_of_workers(workers, persistent):
