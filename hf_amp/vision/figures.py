@@ -43,6 +43,8 @@ def save_comparison(path: str | os.PathLike[str], rows: Sequence[Mapping[str, An
         middle = 0.4 - width / 2
         axes.set_xticks([i + middle for i in range(len(labels))], labels, rotation=30, ha="right")
         axes.set_title(name)
-        axes.legend()
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names))  # inside it would hide bars
     figure.suptitle(title)
     save_png(figure, path)
