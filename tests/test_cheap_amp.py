@@ -50,7 +50,7 @@ def test_the_study_reports_errors_costs_and_passes_of_all_ways_and_goes_on_where
     flags = ("--validation_fraction", "0.3", "--select", "amp_epsilon=0.1,0.3")
     some = {"ERM", "ERM, twice the epochs", "AMP", "ascent on 6% of the batch"}
     every = cheap.entries
-    assert len(every(1)) == 13
+    assert len(every(1)) == 15
     monkeypatch.setattr(cheap, "entries", lambda epochs: [way for way in every(epochs) if way.label in some])
     with monkeypatch.context() as patch:
         counted = SeedRun.run
@@ -100,6 +100,20 @@ def test_passes_count_the_images_of_the_ascent_and_the_steps_that_make_one(cheap
     assert of("--method", "amp", "--amp_ascent_fraction", "0.001") == pytest.approx(1.02)  # one image at least
     assert of("--method", "amp", "--amp_every", "5") == pytest.approx(1.2)
     assert of("--method", "amp", "--amp_start", "0.75") == pytest.approx(1.25)
+    assert of("--method", "rmp") == 1
+
+
+def test_families_leave_out_ways_but_never_erm_and_amp(cheap):
+    options, _ = cheap.parse(["--families", "random direction", "last part"])
+    assert [way.label for way in cheap.chosen_ways(10, options.families)] == [
+        "ERM",
+        "ERM, twice the epochs",
+        "AMP",
+        "from 50% of the training",
+        "from 75% of the training",
+        "random direction (RMP)",
+    ]
+    assert len(cheap.chosen_ways(10, cheap.parse([])[0].families)) == len(cheap.entries(10))
 
 
 def test_share_of_the_gain_that_is_kept(cheap):

@@ -10,7 +10,12 @@ from hf_amp.vision.command_line import parse_command_line
 
 EVIDENCE = EXAMPLES / "evidence"
 COMPARISONS = ("digits", "cifar10_slice")
-STUDIES = {"cheap_digits": "cheap_amp", "choosing_epsilon": "choosing_epsilon"}
+STUDIES = {
+    "cheap_digits": ("cheap_amp", "digits", 0.2),
+    "cheap_cifar10_slice": ("cheap_amp", "cifar10", 0.4),
+    "cheap_cifar10_large_batch": ("cheap_amp", "cifar10", 0.4),
+    "choosing_epsilon": ("choosing_epsilon", "digits", 0.2),
+}
 HEADLINES = ("headline_erm", "headline_amp")
 
 
@@ -34,11 +39,13 @@ def test_comparisons_hold_the_six_methods_five_seeds_and_choose_their_radius_on_
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_studies_are_read(name):
-    options, flags = load_example(f"benchmarks/{STUDIES[name]}").parse(["--config", str(EVIDENCE / f"{name}.yaml")])
+    benchmark, dataset, noise = STUDIES[name]
+    options, flags = load_example(f"benchmarks/{benchmark}").parse(["--config", str(EVIDENCE / f"{name}.yaml")])
     _, data, training = parse_command_line(flags)
-    assert (data.dataset, training.output_dir) == ("digits", "outputs/digits_preactresnet18_amp")
+    assert data.dataset == dataset
+    assert training.output_dir.startswith(f"outputs/{dataset}_")
     assert options.output_dir == f"outputs/evidence/{name}"
-    assert 0.2 in options.label_noise
+    assert noise in options.label_noise
 
 
 @pytest.mark.parametrize("name", HEADLINES)

@@ -1,8 +1,9 @@
 """How little AMP can cost: test error against measured seconds and against forward-backward passes.
 
 The same network, images and seeds for ERM, ERM with twice the epochs, AMP, and ways to make AMP cheaper: the ascent on
-a share of each batch, AMP on every k-th step only, AMP in the last part of training only. Each has its own radius,
-chosen on validation images, since a cheaper ascent is also a weaker or a noisier one.
+a share of each batch, AMP on every k-th step only, AMP in the last part of training only, a random direction without
+any ascent (RMP). Each has its own radius, chosen on validation images, since a cheaper ascent is also a weaker or a
+noisier one.
 
     python examples/benchmarks/cheap_amp.py --config examples/evidence/cheap_digits.yaml
     python examples/benchmarks/cheap_amp.py --config examples/evidence/cheap_cifar10_slice.yaml --dataset_path DATA
@@ -60,7 +61,7 @@ class Entry:
 
 
 def entries(epochs):
-    """All ways of the study, for a training of so many epochs."""
+    """All ways, for a training of so many epochs."""
     ways = [
         Entry(ERM, ERM, "", {}, "erm"),
         Entry(TWICE, ERM, "2 × epochs", {"num_train_epochs": f"{2 * epochs:g}"}, "erm"),
@@ -69,21 +70,31 @@ def entries(epochs):
     for share in (0.5, 0.25, 0.12, 0.06):
         settings = {"amp_ascent_fraction": str(share)}
         ways.append(Entry(f"ascent on {share:.0%} of the batch", "share of the batch", f"{share:.0%}", settings))
-    descent = {"amp_ascent_fraction": "0.06", "amp_norm_stats": "descent"}
-    ways.append(Entry("ascent on 6%, its batch norm statistics not kept", "statistics not kept", "6%", descent))
+    for share in (0.12, 0.06):
+        descent = {"amp_ascent_fraction": str(share), "amp_norm_stats": "descent"}
+        label = f"ascent on {share:.0%}, its batch norm statistics not kept"
+        ways.append(Entry(label, "statistics not kept", f"{share:.0%}", descent))
     for every in (2, 5):
         ways.append(Entry(f"every {every} steps", "every k-th step", f"k={every}", {"amp_every": str(every)}))
     mixed = {"amp_ascent_fraction": "0.12", "amp_every": "2"}
     ways.append(Entry("ascent on 12%, every 2 steps", "both", "12%, k=2", mixed))
     for start in (0.5, 0.75):
         ways.append(Entry(f"from {start:.0%} of the training", "last part", f"{start:.0%}", {"amp_start": str(start)}))
-    return ways
+    return [*ways, Entry("random direction (RMP)", "random direction", "RMP", {}, "rmp")]
+
+
+FAMILIES = tuple(dict.fromkeys(way.family for way in entries(1) if way.family not in (ERM, AMP)))
+
+
+def chosen_ways(epochs, families):
+    """ERM, AMP, and the ways of these families."""
+    return [way for way in entries(epochs) if way.family in (ERM, AMP, *families)]
 
 
 def passes(training, base_epochs):
     """Forward-backward passes of a training over those of ERM, the ascent on a share counted by its images."""
     length = training.num_train_epochs / base_epochs
-    if training.method == "erm":
+    if training.method != "amp":
         return length
     batch = training.per_device_train_batch_size
     share = max(1, int(training.amp_ascent_fraction * batch + 0.5)) / batch
@@ -251,6 +262,9 @@ def parse(argv):
     parser.add_argument(
         "--select", nargs="+", default=[], help="amp_epsilon=value,value,...: each way chooses its own."
     )
+    parser.add_argument(
+        "--families", nargs="+", choices=FAMILIES, default=FAMILIES, help="Ways beside ERM and AMP; default: all."
+    )
     parser.add_argument("--select_seeds", nargs="+", type=int, help="Seeds that choose; default: the first one.")
     parser.add_argument("--timing_steps", type=int, default=100, help="Steps of each timed training.")
     parser.add_argument("--timing_rounds", type=int, default=7, help="Timed trainings of each way.")
@@ -268,7 +282,7 @@ def main(argv=None):
     try:
         options, flags = parse(sys.argv[1:] if argv is None else argv)
         base_epochs = parse_command_line([*flags, "--method", "erm"])[2].num_train_epochs
-        ways = entries(base_epochs)
+        ways = chosen_ways(base_epochs, options.families)
         selections = [Selection.parse(text) for text in options.select]
         folder = Path(options.output_dir)
         comparison = Comparison(
