@@ -18,7 +18,8 @@ class Batch:
     Args:
         micro_batches: what `Trainer._prepare_inputs` returned for each.
         perturbation: Δ, once it is found.
-        erm_losses: loss at θ of each micro-batch, 0-dim; None if no pass was made at θ.
+        erm_losses: loss at θ of each micro-batch, 0-dim, or its equal part of the loss of the samples that the ascent
+            saw; None if no pass was made at θ.
     """
 
     micro_batches: list[Any]
@@ -26,18 +27,33 @@ class Batch:
     erm_losses: list[Tensor] | None = None
 
 
-def first_samples(inputs: Any, fraction: float) -> Any:
-    """Return the first `fraction` of the samples, rounded, at least one; the inputs themselves are not changed.
+def first_samples(micro_batches: list[Any], fraction: float) -> tuple[list[Any], list[int]]:
+    """Return the first `fraction` of the samples of a batch, rounded, at least one, in its first micro-batches.
+
+    What is returned does not depend on how the batch is split, and takes as few passes as possible. The inputs
+    themselves are not changed.
 
     Args:
-        inputs: tensors of shape (batch, ...) in mappings, lists and tuples, nested as models take them. Lists of
-            `batch` elements are cut too; everything else, e.g. a mask of shape (1, length), stays whole.
+        micro_batches: tensors of shape (micro-batch, ...) in mappings, lists and tuples, nested as models take them.
+            Lists of that length are cut too; everything else, e.g. a mask of shape (1, length), stays whole, and so
+            do inputs without tensors, which count as one sample.
         fraction: share in (0, 1].
+
+    Returns:
+        the inputs to use, and what the mean loss of each counts: its number of samples. For the whole batch they all
+        count the same, as they do for `Trainer`.
     """
-    size = find_batch_size(inputs)
-    if fraction == 1.0 or size is None:
-        return inputs
-    return _cut(inputs, size, max(1, int(fraction * size + 0.5)))
+    if fraction == 1.0:
+        return micro_batches, [1] * len(micro_batches)
+    sizes = [find_batch_size(inputs) or 1 for inputs in micro_batches]
+    left = max(1, int(fraction * sum(sizes) + 0.5))
+    share, counts = [], []
+    for inputs, size in zip(micro_batches, sizes, strict=True):
+        if left > 0:
+            counts.append(min(left, size))
+            share.append(inputs if left >= size else _cut(inputs, size, left))
+            left -= size
+    return share, counts
 
 
 def tensor_shapes(inputs: Any) -> list[tuple[int, ...]]:

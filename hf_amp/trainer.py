@@ -113,23 +113,31 @@ class AMPTrainerMixin(PublishingMixin):
         """
         amp = self._amp
         perturbation = Perturbation(target_parameters(model, amp.target_parameters), amp.epsilon, amp.norm)
-        micro_batches = [first_samples(inputs, amp.ascent_fraction) for inputs in batch.micro_batches]
+        whole = len(batch.micro_batches)
+        micro_batches, samples = first_samples(batch.micro_batches, amp.ascent_fraction)
         with self._ascent_normalisation(micro_batches, num_items_in_batch) as num_items:
+            steps = getattr(self, "current_gradient_accumulation_steps", 1)
+            # `Trainer` divides each mean loss by the number of micro-batches; a share of them counts by its samples.
+            divisors = [steps * sum(samples) / (whole * count) for count in samples]
             for iteration in range(amp.inner_iter):
                 updates = amp.norm_stats == "every_pass" or (amp.norm_stats == "clean" and iteration == 0)
                 with gradients_set_aside(model.parameters()):
                     with perturbation.applied(), self._norm_stats_updated(model, updates):
-                        losses = self._ascent_passes(model, micro_batches, num_items)
+                        losses = self._ascent_passes(model, micro_batches, divisors, num_items)
                     perturbation.ascend(amp.inner_lr, self._loss_scale())
                 if iteration == 0:
-                    batch.erm_losses = losses
+                    batch.erm_losses = losses if amp.ascent_fraction == 1.0 else [sum(losses) / whole] * whole
         if amp.scope == "micro_batch":
             weight = self._weight_in_step(batch.micro_batches, num_items_in_batch)
             batch.erm_losses = [loss * weight for loss in batch.erm_losses or ()]
         return perturbation
 
     def _ascent_passes(
-        self, model: nn.Module, micro_batches: list[Any], num_items_in_batch: Tensor | int | None
+        self,
+        model: nn.Module,
+        micro_batches: list[Any],
+        divisors: list[float],
+        num_items_in_batch: Tensor | int | None,
     ) -> list[Tensor]:
         """Sum the gradients of all micro-batches, and, in scope "batch", average them over the processes."""
         state = self.accelerator.gradient_state
@@ -138,6 +146,7 @@ class AMPTrainerMixin(PublishingMixin):
         losses = []
         for i, inputs in enumerate(micro_batches):
             enabled = self._amp.scope == "batch" and (each or i == len(micro_batches) - 1)
+            self.current_gradient_accumulation_steps = divisors[i]
             with gradient_sync(self.accelerator, model, enabled, outer):
                 losses.append(self._pass(model, inputs, num_items_in_batch))
             self.current_flos += self._flos_of(inputs)

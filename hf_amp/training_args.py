@@ -34,8 +34,9 @@ class AMPArguments:
         amp_start: share of `max_steps`, in [0, 1], after which AMP becomes active.
         amp_end: share of `max_steps`, in [amp_start, 1], after which AMP is inactive again.
         amp_every: AMP on the optimizer steps k, 2k, 3k, … counted from 1, plain steps between; integer >= 1.
-        amp_ascent_fraction: share of each micro-batch, in (0, 1], that the ascent passes use (the first samples,
-            at least one).
+        amp_ascent_fraction: share, in (0, 1], of the data of Δ that the ascent passes use: of what each process holds
+            of the batch of the optimizer step, however it is split into micro-batches (the first samples, at least
+            one), or with `amp_scope="micro_batch"` of each micro-batch.
         amp_target_parameters: regular expressions searched in parameter names (`re.search`); only trainable
             parameters that one of them matches are perturbed. None: all trainable parameters.
         hub_check: with `push_to_hub`, ask the Hub before training whether the token may write to the repository.
@@ -89,7 +90,8 @@ class AMPArguments:
         default=1, metadata={"help": "AMP: perturb on every k-th optimizer step, counted from 1; >= 1."}
     )
     amp_ascent_fraction: float = field(
-        default=1.0, metadata={"help": "AMP: share of each micro-batch used in the ascent passes, in (0, 1]."}
+        default=1.0,
+        metadata={"help": "AMP: share of (each process's part of) the batch used in the ascent passes, in (0, 1]."},
     )
     amp_target_parameters: list[str] | None = field(
         default=None,
@@ -161,7 +163,7 @@ class AMPSettings:
                 "to never perturb"
             )
         _check_integer("amp_every", self.every, 1, "use 1 to perturb on every step")
-        _check_number("amp_ascent_fraction", self.ascent_fraction, "in (0, 1]", "use 1 for the whole micro-batch")
+        _check_number("amp_ascent_fraction", self.ascent_fraction, "in (0, 1]", "use 1 for the whole batch")
         _check_patterns(self.target_parameters)
 
     @property

@@ -9,23 +9,51 @@ def batch(size=8):
     return {"x": torch.arange(size * 3).view(size, 3), "labels": torch.arange(size), "mask": torch.ones(1, 3)}
 
 
+def share_of(inputs, fraction):
+    (share,), _ = first_samples([inputs], fraction)
+    return share
+
+
 @pytest.mark.parametrize(("fraction", "count"), [(1.0, 8), (0.5, 4), (0.25, 2), (0.06, 1), (0.2, 2), (1e-9, 1)])
 def test_the_first_samples_are_taken_at_least_one(fraction, count):
-    share = first_samples(batch(), fraction)
+    share = share_of(batch(), fraction)
     assert torch.equal(share["x"], batch()["x"][:count])
     assert torch.equal(share["labels"], batch()["labels"][:count])
 
 
+@pytest.mark.parametrize("fraction", [0.01, 0.06, 0.12, 0.25, 0.3, 0.5, 0.75, 0.99])
+@pytest.mark.parametrize("sizes", [(32,), (8, 8, 8, 8), (20, 12), (1,) * 32, (9, 9, 9, 5)])
+def test_the_share_is_of_all_samples_however_they_are_split_and_takes_the_fewest_passes(fraction, sizes):
+    samples = torch.arange(32)
+    micro_batches = [{"x": part} for part in samples.split(sizes)]
+    share, counts = first_samples(micro_batches, fraction)
+    count = max(1, int(32 * fraction + 0.5))
+    assert torch.equal(torch.cat([inputs["x"] for inputs in share]), samples[:count])
+    assert counts == [len(inputs["x"]) for inputs in share]
+    assert sum(sizes[: len(share) - 1]) < count  # none of the passes could be left out
+
+
+def test_all_micro_batches_of_a_whole_batch_count_the_same_as_they_do_for_trainer():
+    micro_batches = [batch(8), batch(3)]
+    assert first_samples(micro_batches, 1.0) == (micro_batches, [1, 1])
+
+
+def test_inputs_without_tensors_count_as_one_sample_and_stay_whole():
+    texts = [{"text": "abc"}] * 4
+    assert first_samples(texts, 0.5) == (texts[:2], [1, 1])
+    assert first_samples(texts[:1], 0.5) == (texts[:1], [1])
+
+
 def test_what_has_no_batch_dimension_stays_whole():
     inputs = batch() | {"scale": torch.tensor(2.0), "name": "a", "flag": None}
-    share = first_samples(inputs, 0.5)
+    share = share_of(inputs, 0.5)
     assert share["mask"].shape == (1, 3)
     assert (share["scale"], share["name"], share["flag"]) == (2.0, "a", None)
 
 
 def test_the_inputs_are_not_changed():
     inputs = batch()
-    first_samples(inputs, 0.5)
+    share_of(inputs, 0.5)
     assert inputs["x"].shape == (8, 3)
 
 
@@ -35,7 +63,7 @@ def test_nested_inputs_and_lists_of_samples_are_cut():
         "boxes": [{"id": i} for i in range(4)],
         "inner": {"x": torch.zeros(4)},
     }
-    share = first_samples(inputs, 0.5)
+    share = share_of(inputs, 0.5)
     assert share["pair"][0].shape == (2, 2)
     assert [tensor.shape[0] for tensor in share["pair"][1]] == [2, 1]
     assert share["boxes"] == [{"id": 0}, {"id": 1}]
@@ -43,13 +71,9 @@ def test_nested_inputs_and_lists_of_samples_are_cut():
 
 
 def test_batch_encodings_keep_their_type():
-    share = first_samples(BatchEncoding({"input_ids": torch.zeros(4, 5)}), 0.25)
+    share = share_of(BatchEncoding({"input_ids": torch.zeros(4, 5)}), 0.25)
     assert isinstance(share, BatchEncoding)
     assert share["input_ids"].shape == (1, 5)
-
-
-def test_inputs_without_tensors_stay_whole():
-    assert first_samples({"text": "a"}, 0.5) == {"text": "a"}
 
 
 def test_shapes_of_the_tensors_of_a_mapping():

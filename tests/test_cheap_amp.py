@@ -98,6 +98,8 @@ def test_passes_count_the_images_of_the_ascent_and_the_steps_that_make_one(cheap
     assert of("--method", "amp", "--amp_inner_iter", "2") == 3
     assert of("--method", "amp", "--amp_ascent_fraction", "0.06") == pytest.approx(1.06)
     assert of("--method", "amp", "--amp_ascent_fraction", "0.001") == pytest.approx(1.02)  # one image at least
+    accumulated = ("--per_device_train_batch_size", "5", "--gradient_accumulation_steps", "10")
+    assert of("--method", "amp", "--amp_ascent_fraction", "0.06", *accumulated) == pytest.approx(1.06)
     assert of("--method", "amp", "--amp_every", "5") == pytest.approx(1.2)
     assert of("--method", "amp", "--amp_start", "0.75") == pytest.approx(1.25)
     assert of("--method", "rmp") == 1

@@ -75,6 +75,11 @@ def split_cases(**common):
     return cases
 
 
+def share_case(**common):
+    """The ascent on half of the batch: the first of two micro-batches in each process, the first 16 samples of 32."""
+    return {"name": "share", "settings": SETTINGS[1] | BOTH | {"amp_ascent_fraction": 0.5}, "samples": 64, **common}
+
+
 def as_one_process(cases):
     kept = [{k: v for k, v in c["settings"].items() if k != "gradient_accumulation_steps"} | WHOLE for c in cases]
     return [
@@ -111,13 +116,15 @@ def two_processes(tmp_path_factory):
             for stats in ("every_pass", "clean", "descent")
         ),
         {"name": "logs", "settings": window | PROCESSES | {"num_train_epochs": 2}, "samples": 64},
+        share_case(),
+        share_case(name="share-counts", model="counts"),
     ]
     return launch(accelerate("two_cpu_processes.yaml"), cases, tmp_path_factory.mktemp("launch") / "two")
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    cases = as_one_process(split_cases())
+    cases = as_one_process([*split_cases(), share_case()])
     logs = {"amp_epsilon": 0.1, "logging_steps": 2, "num_train_epochs": 2} | WHOLE
     cases.append({"name": "logs", "settings": logs, "samples": 64})
     return launch(accelerate("one_process.yaml"), cases, tmp_path_factory.mktemp("launch") / "one")
@@ -132,6 +139,15 @@ def test_two_processes_train_the_weights_of_one(two_processes, one_process, case
 @pytest.mark.parametrize("case", [case["name"] for case in split_cases()[:2]])
 def test_so_do_models_that_use_the_number_of_items(two_processes, one_process, case):
     assert difference(two_processes[f"counts-{case}"][0], one_process[case][0]) <= 1e-12
+
+
+@pytest.mark.parametrize("case", ["share", "share-counts"])
+def test_two_processes_take_the_same_share_of_the_batch_as_one(two_processes, one_process, case):
+    for process in two_processes[case]:
+        assert difference(process, one_process["share"][0]) <= 1e-12
+        for mine, alone in zip(process["logs"], one_process["share"][0]["logs"], strict=True):
+            for name in ("loss", "erm_loss", "sharpness", "perturbation_norm"):
+                assert mine[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-6)
 
 
 def test_each_process_has_its_own_delta_in_scope_micro_batch(two_processes):
@@ -199,7 +215,7 @@ def assert_trained_alike(processes, alone):
 
 @pytest.fixture(scope="module")
 def one_process_in_float32(tmp_path_factory):
-    cases = as_one_process(split_cases(dtype="float32"))
+    cases = as_one_process([*split_cases(dtype="float32"), share_case(dtype="float32")])
     return launch([sys.executable], cases, tmp_path_factory.mktemp("launch") / "alone")
 
 
@@ -209,7 +225,8 @@ def one_process_in_float32(tmp_path_factory):
 )
 def test_fsdp2_trains_the_weights_of_one_process(one_process_in_float32, tmp_path, shards):
     count = shards["fsdp_size"] * shards.get("dp_replicate_size", 1)
-    cases = split_cases(dtype="float32", shards=shards)
+    common = {"dtype": "float32", "shards": shards}
+    cases = [*split_cases(**common), share_case(**common)]
     for case in cases:
         case["settings"]["per_device_train_batch_size"] //= count // 2
     trained = launch(torchrun(count), cases, tmp_path / "shards")

@@ -96,7 +96,7 @@ def passes(training, base_epochs):
     length = training.num_train_epochs / base_epochs
     if training.method != "amp":
         return length
-    batch = training.per_device_train_batch_size
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
     share = max(1, int(training.amp_ascent_fraction * batch + 0.5)) / batch
     active = (training.amp_end - training.amp_start) / training.amp_every
     return length * (1 + active * training.amp_inner_iter * share)
