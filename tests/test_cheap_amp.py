@@ -1,6 +1,7 @@
 """The studies of cheaper AMP and of the radius: what they run, what they report, and that they go on where stopped."""
 
 import json
+from pathlib import Path
 
 import pytest
 from commands import TINY, load_example
@@ -163,6 +164,24 @@ def test_the_radius_is_varied_for_each_length_and_drawn(tmp_path, choosing, trai
     assert "| 20% | AMP (amp_epsilon=0.3, num_train_epochs=2) |" in capsys.readouterr().out
 
 
+def test_the_radius_is_varied_for_each_width_of_the_network(tmp_path, choosing, trained):
+    words = [*FAST, "--label_noise", "0", "--widths", "1", "0.5", "--epsilons", "0.1"]
+    content = choosing.main([*words, "--output_dir", str(tmp_path)])
+    assert json.loads((tmp_path / "choosing_epsilon.json").read_text()) == json.loads(json.dumps(content))
+    lines = [choosing.line_of(row, 1, (1, 0.5)) for row in content["rows"]]
+    assert lines == ["1 epochs, width × 1"] * 2 + ["1 epochs, width × 0.5"] * 2
+    sizes = [json.loads(next(Path(row["folder"]).glob("seed_*/config.json")).read_text()) for row in content["rows"]]
+    assert [size["hidden_sizes"] for size in sizes] == [[4, 8], [4, 8], [2, 4], [2, 4]]
+
+
+def test_widths_need_sizes_to_scale(choosing):
+    wider = choosing.flags_of_width({"hidden_sizes": [4, 8], "depths": [1]}, 2)
+    assert wider == ["--model_args", '{"hidden_sizes": [8, 16], "depths": [1]}']
+    assert choosing.flags_of_width({}, 1) == []
+    with pytest.raises(ValueError, match=r"`widths` scales stem_size and hidden_sizes of --model_args, got \{\}; give"):
+        choosing.flags_of_width({}, 2)
+
+
 def test_a_line_has_a_point_for_each_radius_that_stayed_in_bounds_and_erm_is_dashed(choosing):
     def row(epsilon, error):
         method = "amp" if epsilon else "erm"
@@ -171,7 +190,8 @@ def test_a_line_has_a_point_for_each_radius_that_stayed_in_bounds_and_erm_is_das
         summary = {"last": {"error_rate": value}, "sharpness": value}
         return {"method": method, "label_noise": 0.0, "settings": settings, "summary": summary}
 
-    figure = choosing.figure_of([row(None, 0.2), row("0.1", 0.1), row("0.3", 0.15), row("9", None)], "title", 8)
+    rows = [row(None, 0.2), row("0.1", 0.1), row("0.3", 0.15), row("9", None)]
+    figure = choosing.figure_of(rows, "title", lambda row: row["settings"]["num_train_epochs"])
     dashed, line = figure.axes[0].lines[:2]
     assert (dashed.get_linestyle(), list(dashed.get_ydata())) == ("--", [20, 20])
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([0.1, 0.3], [10, 15])
@@ -181,6 +201,7 @@ def test_a_line_has_a_point_for_each_radius_that_stayed_in_bounds_and_erm_is_das
     ("flags", "message"),
     [
         (("--amp_epsilon", "1"), "--amp_epsilon is what is varied here; use --epsilons"),
+        (("--widths", "0", "1"), "--widths must be > 0, got 0; 1 is the network of --model_args"),
         (("--epsilons", "0", "1"), "--epsilons must be > 0, got 0; ERM, which has 0, is always there"),
     ],
 )

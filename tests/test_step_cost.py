@@ -12,12 +12,16 @@ BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmarks" / "step_cost.p
 
 @pytest.mark.slow
 def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
-    words = ["--models", "conv", "--batch_size", "8", "--steps", "1", "--repeats", "1", "--device", "cpu"]
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARK), *words, "--json", str(tmp_path / "cost.json")], capture_output=True, text=True
-    )
+    words = ["--batch_size", "8", "--steps", "1", "--repeats", "1", "--device", "cpu", "--output_dir", str(tmp_path)]
+
+    def call(*more):
+        return subprocess.run([sys.executable, str(BENCHMARK), *words, *more], capture_output=True, text=True)
+
+    done = call("--models", "conv")
     assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "cost.json").read_text())["models"]["conv"]["rows"]
+    first = json.loads((tmp_path / "step_cost.json").read_text())
+    assert (tmp_path / "step_cost.png").read_bytes().startswith(b"\x89PNG")
+    rows = first["models"]["conv"]["rows"]
     assert set(rows) == {
         "Trainer",
         "AMPTrainer N=1",
@@ -26,24 +30,34 @@ def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
         "AMPTrainer, ascent on 1/16",
         "plain two-pass Trainer",
         "plain two-pass loop",
+        "Trainer, 4 micro-batches",
         "AMPTrainer N=1, 4 micro-batches",
+        "AMPTrainer, ascent on 1/16, 4 micro-batches",
     }
-    assert rows["Trainer"]["ratio"] == 1.0
+    assert rows["Trainer"]["ratio"] == rows["Trainer, 4 micro-batches"]["ratio"] == 1.0
     low, high = rows["AMPTrainer N=1"]["cpu_ratio_quartiles"]
     assert low == rows["AMPTrainer N=1"]["cpu_ratio"] == high  # of a single repeat
-    assert all(row["seconds"] > 0 for row in rows.values() if "seconds" in row)
+    assert all(row["seconds"] > 0 for row in rows.values())
     # Allocations are counted, not timed, so that these limits hold on any machine.
     assert 0.9 < rows["AMPTrainer N=1"]["extra_memory_copies"] <= 1.05
     assert rows["AMPTrainer N=2"]["extra_memory_copies"] <= 2.05
     assert rows["AMPTrainer N=1, 4 micro-batches"]["extra_memory_copies"] <= 2.05
 
+    refused = call("--models", "preactresnet18", "--dtype", "bfloat16")
+    assert "holds figures with another dtype, float32, not bfloat16; use another --output_dir" in refused.stderr
+    done = call("--models", "preactresnet18", "--batch_size", "4")  # one of the paper's, in a call of its own
+    assert done.returncode == 0, done.stderr
+    models = json.loads((tmp_path / "step_cost.json").read_text())["models"]
+    assert models["conv"] == first["models"]["conv"]
+    assert models["preactresnet18"]["parameters"] == 11_172_170
+
 
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("--repeats", "0"), "--batch_size, --steps and --repeats must be >= 1"),
+        (("--repeats", "0"), "--steps and --repeats must be >= 1"),
+        (("--batch_size", "6"), "--batch_size must be a multiple of 4, which it is also split into, got 6"),
         (("--device", "cpu", "--sync_debug"), "--sync_debug needs --device cuda, got cpu; leave it out"),
-        (("--device", "cpu", "--json", "nowhere/cost.json"), "--json must lie in an existing folder, got nowhere"),
         (("--device", "cuda"), "--device cuda needs a CUDA device, and torch finds none; use --device cpu"),
     ],
 )

@@ -1,12 +1,14 @@
-"""Which radius ε: test error and sharpness against ε, for shares of label noise and lengths of training.
+"""Which radius ε: test error and sharpness against ε, for shares of label noise, lengths of training and model sizes.
 
     python examples/benchmarks/choosing_epsilon.py --config examples/evidence/choosing_epsilon.yaml
+    python examples/benchmarks/choosing_epsilon.py --config examples/evidence/choosing_epsilon_width.yaml
 
 All other flags are those of examples/image_classification.py. What is done is not run again. ERM, ε = 0, is the dashed
-line. Writes choosing_epsilon.png, and the figures behind it as comparison.json, to output_dir.
+line. Writes choosing_epsilon.png, and the figures behind it as choosing_epsilon.json, to output_dir.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -16,8 +18,10 @@ from transformers.utils import logging
 from hf_amp.learning_curves import save_png
 from hf_amp.vision.command_line import expand_config, given_names, known_names, parse_command_line
 from hf_amp.vision.comparison import Comparison, Variant, comparison_table
+from hf_amp.vision.results import write_json
 
-FIGURE_NAME = "choosing_epsilon.png"
+JSON_NAME, FIGURE_NAME = "choosing_epsilon.json", "choosing_epsilon.png"
+SIZES = ("stem_size", "hidden_sizes")  # config fields that a width scales
 
 
 def variants(epsilons, lengths, usual):
@@ -29,19 +33,38 @@ def variants(epsilons, lengths, usual):
             yield Variant("amp", {"amp_epsilon": f"{epsilon:g}", **length})
 
 
-def figure_of(rows, title, usual):
-    """Test error above, sharpness below, one column for each share of label noise, one colour for each length."""
+def flags_of_width(model_args, width):
+    """What makes the layers of the network so many times as wide."""
+    if width == 1:
+        return []
+    sizes = {name: model_args[name] for name in SIZES if name in model_args}
+    if "hidden_sizes" not in sizes:
+        raise ValueError(
+            f"`widths` scales {' and '.join(SIZES)} of --model_args, got {model_args}; give hidden_sizes there"
+        )
+    wider = {
+        name: [round(one * width) for one in size] if isinstance(size, list) else round(size * width)
+        for name, size in sizes.items()
+    }
+    return ["--model_args", json.dumps({**model_args, **wider})]
+
+
+def line_of(row, usual, widths):
+    """What the line of the figure is called that holds a row."""
+    label = f"{row['settings'].get('num_train_epochs', f'{usual:g}')} epochs"
+    return label + (f", width × {row['width']:g}" if len(widths) > 1 else "")
+
+
+def figure_of(rows, title, line):
+    """Test error above, sharpness below, one column for each share of label noise, one colour for each line."""
     noises = list(dict.fromkeys(row["label_noise"] for row in rows))
-    length_of = [row["settings"].get("num_train_epochs", f"{usual:g}") for row in rows]
-    lengths = list(dict.fromkeys(length_of))
     figure = Figure(figsize=(5.5 * len(noises), 7), layout="constrained")
     grid = figure.subplots(2, len(noises), squeeze=False, sharex=True)
     for column, noise in enumerate(noises):
-        for colour, epochs in enumerate(lengths):
-            pairs = zip(rows, length_of, strict=True)
-            chosen = [row for row, length in pairs if (row["label_noise"], length) == (noise, epochs)]
+        for colour, label in enumerate(dict.fromkeys(map(line, rows))):
+            chosen = [row for row in rows if (row["label_noise"], line(row)) == (noise, label)]
             errors = [(r, r["summary"]["last"]["error_rate"]) for r in chosen]
-            draw_line(grid[0][column], errors, f"C{colour}", f"{epochs} epochs", 100)
+            draw_line(grid[0][column], errors, f"C{colour}", label, 100)
             draw_line(grid[1][column], [(r, r["summary"]["sharpness"]) for r in chosen], f"C{colour}", None, 1)
         grid[0][column].set(title=f"{noise:.0%} label noise", ylabel="test error in %", xscale="log")
         grid[1][column].set(xlabel="ε (each tensor's ball)", ylabel="sharpness at the end", yscale="log")
@@ -74,6 +97,7 @@ def parse(argv):
     parser.add_argument("--label_noise", nargs="+", type=float, default=[0.0, 0.2], help="Shares of labels to replace.")
     parser.add_argument("--epsilons", nargs="+", type=float, default=[0.03, 0.1, 0.3, 1.0], help="Radii, > 0.")
     parser.add_argument("--lengths", nargs="+", type=float, help="Epochs; default: --num_train_epochs.")
+    parser.add_argument("--widths", nargs="+", type=float, default=[1.0], help="Factors on the widths of the layers.")
     parser.add_argument("--output_dir", default="outputs/choosing_epsilon", help="Where everything goes.")
     words = expand_config(argv, known_names(vars(parser.parse_args([]))))
     options, flags = parser.parse_known_args(words)
@@ -81,6 +105,8 @@ def parse(argv):
         parser.error(f"--{min(taken)} is what is varied here; use --epsilons")
     if min(options.epsilons) <= 0:
         parser.error(f"--epsilons must be > 0, got {min(options.epsilons):g}; ERM, which has 0, is always there")
+    if min(options.widths) <= 0:
+        parser.error(f"--widths must be > 0, got {min(options.widths):g}; 1 is the network of --model_args")
     return options, flags
 
 
@@ -88,15 +114,26 @@ def main(argv=None):
     logging.disable_progress_bar()
     try:
         options, flags = parse(sys.argv[1:] if argv is None else argv)
-        usual = parse_command_line(flags)[2].num_train_epochs
+        model, _, training = parse_command_line(flags)
+        usual, folder = training.num_train_epochs, Path(options.output_dir)
         tried = list(variants(sorted(options.epsilons), options.lengths or [usual], usual))
-        comparison = Comparison(tried, options.label_noise, flags, options.output_dir)
+        comparisons = {}
+        for width in options.widths:
+            wider = [*flags, *flags_of_width(model.config_overrides(), width)]
+            comparisons[width] = Comparison(tried, options.label_noise, wider, folder / f"width{width:g}")
     except (ValueError, TypeError, OSError) as error:  # what the user can mend; later errors keep their traceback
         sys.exit(f"error: {error}")
-    content = comparison.run()
-    figure = figure_of(content["rows"], f"{content['dataset']}: last epoch, mean ± standard error", usual)
-    save_png(figure, Path(options.output_dir) / FIGURE_NAME)
-    print(comparison_table(content["rows"]), f"\nTable and figure are in {options.output_dir}")
+    rows, tables = [], []
+    for width, comparison in comparisons.items():
+        content = comparison.run()
+        rows += [{**row, "width": width} for row in content["rows"]]
+        tables.append(f"width × {width:g}\n\n{comparison_table(content['rows'])}\n")
+    content = {**content, "flags": flags, "rows": rows}
+    write_json(folder / JSON_NAME, content)
+    title = f"{content['dataset']}: last epoch, mean ± standard error"
+    figure = figure_of(rows, title, lambda row: line_of(row, usual, options.widths))
+    save_png(figure, folder / FIGURE_NAME)
+    print(*tables, f"Figure is in {folder}", sep="\n")
     return content
 
 

@@ -1,15 +1,18 @@
 """What a step of adversarial model perturbation costs: time and memory beside a plain `Trainer`, in one run.
 
 Side by side, in interleaved repeats: `Trainer`; `AMPTrainer` with N = 1 and N = 2, and with the ascent on an eighth and
-a sixteenth of the batch; `AMPTrainer` with N = 1 and four micro-batches a step; and two passes that do what the
-authors' published optimizer does (each tensor's norm read on the host, Δ added and subtracted), once in the
-`training_step` of a `Trainer` and once in a bare loop. Times are medians over the steps of a repeat, from
-`on_step_begin` to `on_step_end`, and each is divided by that of `Trainer` in the same repeat; given are the median over
-the repeats and, in brackets, the quartiles. Memory is the peak of what is allocated during a step, over that of
-`Trainer`, in copies of the trainable parameters.
+a sixteenth of the batch; two passes that do what the authors' published optimizer does (each tensor's norm read on the
+host, Δ added and subtracted), once in the `training_step` of a `Trainer` and once in a bare loop; and with the batch
+accumulated over four micro-batches, `Trainer`, `AMPTrainer` with N = 1 and the ascent on a sixteenth. Times are medians
+over the steps of a repeat, from `on_step_begin` to `on_step_end`, and each is divided by that of `Trainer` with as many
+micro-batches in the same repeat; given are the median over the repeats and, in brackets, the quartiles. Memory is the
+peak of what is allocated during a step, over that of `Trainer`, in copies of the trainable parameters.
 
-    python examples/benchmarks/step_cost.py --models conv vit --json step_cost.json
+    python examples/benchmarks/step_cost.py --models conv vit
     python examples/benchmarks/step_cost.py --models preactresnet18 wideresnet28_10 --device cuda --dtype bfloat16
+
+Writes step_cost.json and step_cost.png to output_dir. Networks may be measured one by one: those of former calls on the
+same device stay, and one that is measured again is replaced.
 
 With OMP_NUM_THREADS=1 in front, CPU seconds hold no waiting of one thread for another: the figure to trust on a busy
 machine. On Linux, MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000 in front keeps freed memory in
@@ -18,7 +21,6 @@ the process, as the allocator of a GPU does: else each step pays for getting it 
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -28,6 +30,7 @@ from pathlib import Path
 import torch
 import transformers
 from authors_amp import PlainTwoPassTrainer, authors_ascent, authors_return
+from step_figure import save_figure
 from step_meters import WARM_UP, Clock, Memory
 from torch import nn
 from torch.utils.data import StackDataset
@@ -41,8 +44,11 @@ from transformers import (
 )
 
 from hf_amp import AMPTrainer, AMPTrainingArguments
+from hf_amp.vision.results import read_json, write_json
 
-CLASSES, IMAGE_SIZE = 10, 32
+CLASSES, IMAGE_SIZE, MICRO_BATCHES = 10, 32, 4
+JSON_NAME, FIGURE_NAME = "step_cost.json", "step_cost.png"
+ALLOCATION = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")  # of glibc, see above
 
 
 def build(name):
@@ -164,29 +170,42 @@ class PlainLoop:
         loss.backward()
 
 
+SPLIT = f", {MICRO_BATCHES} micro-batches"
+
+
+def runs_of(name, options, output_dir):
+    """All that is measured on one network, by its label; what is accumulated ends on SPLIT."""
+
+    def run(accumulation=1, **settings):
+        return TrainerRun(build(name), options, output_dir, accumulation, **settings)
+
+    return {
+        "Trainer": run(),
+        "AMPTrainer N=1": run(amp_inner_iter=1),
+        "AMPTrainer N=2": run(amp_inner_iter=2),
+        "AMPTrainer, ascent on 1/8": run(amp_ascent_fraction=1 / 8),
+        "AMPTrainer, ascent on 1/16": run(amp_ascent_fraction=1 / 16),
+        "plain two-pass Trainer": run(plain=PlainTwoPassTrainer),
+        "plain two-pass loop": PlainLoop(build(name), options),
+        f"Trainer{SPLIT}": run(MICRO_BATCHES),
+        f"AMPTrainer N=1{SPLIT}": run(MICRO_BATCHES, amp_inner_iter=1),
+        f"AMPTrainer, ascent on 1/16{SPLIT}": run(MICRO_BATCHES, amp_ascent_fraction=1 / 16),
+    }
+
+
 def measure(name, options, output_dir):
     """Interleave the variants on one network; return their medians, ratios and memory."""
     size = sum(p.numel() * p.element_size() for p in build(name).parameters())
-    runs = {
-        "Trainer": TrainerRun(build(name), options, output_dir),
-        "AMPTrainer N=1": TrainerRun(build(name), options, output_dir, amp_inner_iter=1),
-        "AMPTrainer N=2": TrainerRun(build(name), options, output_dir, amp_inner_iter=2),
-        "AMPTrainer, ascent on 1/8": TrainerRun(build(name), options, output_dir, amp_ascent_fraction=1 / 8),
-        "AMPTrainer, ascent on 1/16": TrainerRun(build(name), options, output_dir, amp_ascent_fraction=1 / 16),
-        "plain two-pass Trainer": TrainerRun(build(name), options, output_dir, plain=PlainTwoPassTrainer),
-        "plain two-pass loop": PlainLoop(build(name), options),
-    }
+    runs = runs_of(name, options, output_dir)
     repeats = {label: [] for label in runs}
     for _ in tqdm(range(options.repeats), desc=name):
         for label, run in runs.items():
             repeats[label].append([statistics.median(clock) for clock in zip(*run.steps(), strict=True)])
-    rows = {label: times(own, repeats["Trainer"]) for label, own in repeats.items()}
-    split = {"accumulation": 4} if options.batch_size % 4 == 0 else {"accumulation": 1}
-    split_run = TrainerRun(build(name), options, output_dir, amp_inner_iter=1, **split)
-    base, split_base = runs["Trainer"].peak(), TrainerRun(build(name), options, output_dir, **split).peak()
-    for label in ("AMPTrainer N=1", "AMPTrainer N=2"):
-        rows[label]["extra_memory_copies"] = (runs[label].peak() - base) / size
-    rows["AMPTrainer N=1, 4 micro-batches"] = {"extra_memory_copies": (split_run.peak() - split_base) / size}
+    bases = {label: f"Trainer{SPLIT}" if label.endswith(SPLIT) else "Trainer" for label in runs}
+    rows = {label: times(own, repeats[bases[label]]) for label, own in repeats.items()}
+    peaks = {base: runs[base].peak() for base in dict.fromkeys(bases.values())}
+    for label in ("AMPTrainer N=1", "AMPTrainer N=2", f"AMPTrainer N=1{SPLIT}"):
+        rows[label]["extra_memory_copies"] = (runs[label].peak() - peaks[bases[label]]) / size
     return {"parameters": size // 4, "rows": rows}
 
 
@@ -210,14 +229,18 @@ def quartiles(values):
 
 
 def table(name, result):
-    lines = [f"\n{name}: {result['parameters']:,} parameters", "| | s/step | CPU s/step | × | CPU × | extra copies |"]
+    settings = f"batch {result['batch_size']}, {result['repeats']} repeats of {result['steps']} steps"
+    lines = [
+        f"\n{name}: {result['parameters']:,} parameters, {settings}",
+        "| | s/step | CPU s/step | × | CPU × | extra copies |",
+    ]
     lines.append("|---|---|---|---|---|---|")
     for label, row in result["rows"].items():
         cells = [label]
-        cells += [format(row[key], ".4f") if key in row else "" for key in ("seconds", "cpu_seconds")]
+        cells += [format(row[key], ".4f") for key in ("seconds", "cpu_seconds")]
         for key in ("ratio", "cpu_ratio"):
-            low, high = row.get(f"{key}_quartiles", (0, 0))
-            cells.append(f"{row[key]:.3f} ({low:.3f}–{high:.3f})" if key in row else "")
+            low, high = row[f"{key}_quartiles"]
+            cells.append(f"{row[key]:.3f} ({low:.3f}–{high:.3f})")
         cells.append(f"{row['extra_memory_copies']:.2f}" if "extra_memory_copies" in row else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -233,35 +256,56 @@ def parse():
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
     parser.add_argument("--torch_compile", action="store_true")
     parser.add_argument("--sync_debug", action="store_true", help="CUDA: fail where a step waits for the device")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/step_cost"), help="where everything goes")
     options = parser.parse_args()
-    if min(options.batch_size, options.steps, options.repeats) < 1:
-        parser.error("--batch_size, --steps and --repeats must be >= 1; raise the one that is not")
+    if min(options.steps, options.repeats) < 1:
+        parser.error("--steps and --repeats must be >= 1; raise the one that is not")
+    if options.batch_size < MICRO_BATCHES or options.batch_size % MICRO_BATCHES:
+        parser.error(
+            f"--batch_size must be a multiple of {MICRO_BATCHES}, which it is also split into, "
+            f"got {options.batch_size}; use e.g. 32"
+        )
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a CUDA device, and torch finds none; use --device cpu")
     if options.sync_debug and options.device != "cuda":
         parser.error(f"--sync_debug needs --device cuda, got {options.device}; leave it out")
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"--json must lie in an existing folder, got {options.json}; make {options.json.parent} first")
+    options.conditions = conditions(options)
+    options.record = read_json(options.output_dir / JSON_NAME) or {**options.conditions, "models": {}}
+    for name, value in options.conditions.items():
+        if options.record[name] != value:
+            parser.error(
+                f"--output_dir {options.output_dir} holds figures with another {name}, {options.record[name]}, not "
+                f"{value}; use another --output_dir"
+            )
     return options
+
+
+def conditions(options):
+    """What must be the same for figures that stand side by side."""
+    device = torch.cuda.get_device_name() if options.device == "cuda" else f"{cpu()}, {torch.get_num_threads()} threads"
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
+    own = {name: os.environ[name] for name in ALLOCATION if name in os.environ}
+    return {
+        "device": device,
+        "versions": versions,
+        "dtype": options.dtype,
+        "torch_compile": options.torch_compile,
+        "allocation": " ".join(f"{name}={value}" for name, value in own.items()) or "usual",
+    }
 
 
 def main():
     options = parse()
-    device = torch.cuda.get_device_name() if options.device == "cuda" else f"{cpu()}, {torch.get_num_threads()} threads"
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
-    print(f"{device}; {versions}; batch {options.batch_size}, {options.dtype}")
-    results = {}
+    print("; ".join(f"{name} {value}" for name, value in options.conditions.items()))
     for name in options.models:
         with tempfile.TemporaryDirectory() as output_dir:
-            results[name] = measure(name, options, output_dir)
-        print(table(name, results[name]))
-    if options.json:
-        settings = {key: str(value) for key, value in vars(options).items()}
-        record = {"device": device, "versions": versions, "settings": settings, "models": results}
-        temporary = options.json.with_name(f".{options.json.name}.part")
-        temporary.write_text(json.dumps(record, indent=2))
-        os.replace(temporary, options.json)
+            result = measure(name, options, output_dir)
+        result |= {key: getattr(options, key) for key in ("batch_size", "steps", "repeats")}
+        print(table(name, result))
+        options.record["models"][name] = result
+        write_json(options.output_dir / JSON_NAME, options.record)
+        save_figure(options.output_dir / FIGURE_NAME, options.record)
+    print(f"Figures are in {options.output_dir}")
 
 
 if __name__ == "__main__":
