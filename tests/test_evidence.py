@@ -4,7 +4,9 @@ import json
 import math
 
 import pytest
-from commands import EXAMPLES, load_example
+from commands import EXAMPLES, TINY_MODEL, load_example
+from test_image_classification import stop_at
+from tiny_images import image_split, own_cache, write_parquet
 
 from hf_amp.vision.command_line import parse_command_line
 
@@ -63,6 +65,28 @@ def test_headline_is_the_published_protocol_with_a_larger_batch(name):
         assert math.isclose(getattr(training, name), factor * getattr(published, name))
     for same in ("method", "optim", "optim_args", "lr_schedule", "weight_decay", "max_grad_norm", "save_strategy"):
         assert getattr(training, same) == getattr(published, same), same
+
+
+@pytest.mark.slow
+# As for any test with checkpoints of one second: transformers 5.0 warns of them.
+@pytest.mark.filterwarnings("ignore:mtime may not be reliable")
+@pytest.mark.parametrize("name", HEADLINES)
+def test_headline_trains_in_bf16_and_compiled_and_goes_on_where_it_was_stopped(name, tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    options = {"classes": 10, "image": "img", "size": (32, 32)}
+    images = write_parquet(tmp_path / "images", train=image_split(40, **options), test=image_split(20, **options))
+    words = ["--config", str(EVIDENCE / f"{name}.yaml"), "--dataset_path", str(images), "--use_cpu"]
+    words += ["--model_args", TINY_MODEL, "--num_train_epochs", "4", "--per_device_train_batch_size", "20"]
+    words += ["--torch_compile_backend", "aot_eager", "--output_dir", str(tmp_path / "out")]
+    command = load_example("image_classification")
+    with monkeypatch.context() as patch:
+        stop_at(patch, seed=0, step=5)
+        with pytest.raises(KeyboardInterrupt):
+            command.main(words)
+    (run,) = command.main(words)["runs"]
+    assert (run["continued_from_step"], run["steps"], len(run["curves"])) == (4, 8, 4)
+    assert 0 <= run["test"]["last"]["error_rate"] <= 1
+    assert all(("perturbation_norm" in point) == (name == "headline_amp") for point in run["curves"])
 
 
 def test_no_figures_name_places_of_one_machine():

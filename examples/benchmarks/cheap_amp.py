@@ -223,34 +223,37 @@ def table(rows):
 
 
 def draw(path, rows, title):
-    """Draw error against measured cost, one panel for each share of label noise, one line for each family."""
+    """Draw error against measured cost above, against passes below; a column for each share of label noise."""
     noises = list(dict.fromkeys(row["label_noise"] for row in rows))
-    figure = Figure(figsize=(7.5 * len(noises), 5.5), layout="constrained")
-    for axes, noise in zip(figure.subplots(1, len(noises), squeeze=False)[0], noises, strict=True):
+    figure = Figure(figsize=(8 * len(noises), 9), layout="constrained")
+    grid = figure.subplots(2, len(noises), squeeze=False, sharey="col")
+    for column, noise in enumerate(noises):
         chosen = [row for row in rows if row["label_noise"] == noise and row["error"] is not None]
-        for family in dict.fromkeys(row["family"] for row in chosen):
-            line = [row for row in chosen if row["family"] == family]
-            error = [row["error"]["standard_error"] or 0.0 for row in line]
-            axes.errorbar(
-                [row["cost"]["median"] for row in line],
-                [row["error"]["mean"] * 100 for row in line],
-                [one * 100 for one in error],
-                marker="o",
-                capsize=3,
-                label=family,
-            )
-        for row in chosen:
-            place = (row["cost"]["median"], row["error"]["mean"] * 100)
-            axes.annotate(row["mark"], place, (4, 4), textcoords="offset points", fontsize=8)
-        means = {row["label"]: row["error"]["mean"] * 100 for row in chosen}
-        if means.get(ERM, 0) > means.get(AMP, 0):
-            wanted = means[ERM] - WORTHWHILE * (means[ERM] - means[AMP])
-            axes.axhline(wanted, color="grey", linestyle=":", label=f"{WORTHWHILE:.0%} of AMP's gain")
-        axes.axvline(1.1, color="grey", linestyle="--", label="1.10 × ERM")
-        axes.set(title=f"{noise:.0%} label noise", xlabel="measured seconds / ERM's", ylabel="test error in %")
-        axes.legend(fontsize=7)
+        draw_errors(grid[0][column], chosen, [row["cost"]["median"] for row in chosen])
+        draw_errors(grid[1][column], chosen, [row["passes"] for row in chosen])
+        grid[0][column].set(title=f"{noise:.0%} label noise", xlabel="measured seconds / ERM's")
+        grid[1][column].set(xlabel="forward-backward passes / ERM's")
+        grid[0][column].legend(fontsize=8)
     figure.suptitle(title)
     save_png(figure, path)
+
+
+def draw_errors(axes, rows, costs_of_rows):
+    """Draw the errors of rows against their costs, one line for each family, and what is aimed at."""
+    places = {row["label"]: (cost, row["error"]["mean"] * 100) for row, cost in zip(rows, costs_of_rows, strict=True)}
+    for family in dict.fromkeys(row["family"] for row in rows):
+        line = [row for row in rows if row["family"] == family]
+        x, y = zip(*(places[row["label"]] for row in line), strict=True)
+        errors = [(row["error"]["standard_error"] or 0.0) * 100 for row in line]
+        axes.errorbar(x, y, errors, marker="o", capsize=3, label=family)
+    for row in rows:
+        axes.annotate(row["mark"], places[row["label"]], (4, 4), textcoords="offset points", fontsize=8)
+    if {ERM, AMP} <= places.keys() and places[ERM][1] > places[AMP][1]:
+        wanted = places[ERM][1] - WORTHWHILE * (places[ERM][1] - places[AMP][1])
+        axes.axhline(wanted, color="grey", linestyle=":", label=f"{WORTHWHILE:.0%} of AMP's gain")
+    axes.axvline(1.1, color="grey", linestyle="--", label="1.10 × ERM")
+    axes.margins(x=0.15)
+    axes.set_ylabel("test error in %")
 
 
 def parse(argv):
