@@ -64,7 +64,7 @@ def entries(epochs):
     """All ways, for a training of so many epochs."""
     ways = [
         Entry(ERM, ERM, "", {}, "erm"),
-        Entry(TWICE, ERM, "2 × epochs", {"num_train_epochs": f"{2 * epochs:g}"}, "erm"),
+        Entry(TWICE, "twice the epochs", "2 × epochs", {"num_train_epochs": f"{2 * epochs:g}"}, "erm"),
         Entry(AMP, AMP, "", {}),
     ]
     for share in (0.5, 0.25, 0.12, 0.06):
@@ -76,8 +76,9 @@ def entries(epochs):
         ways.append(Entry(label, "statistics not kept", f"{share:.0%}", descent))
     for every in (2, 5):
         ways.append(Entry(f"every {every} steps", "every k-th step", f"k={every}", {"amp_every": str(every)}))
-    mixed = {"amp_ascent_fraction": "0.12", "amp_every": "2"}
-    ways.append(Entry("ascent on 12%, every 2 steps", "both", "12%, k=2", mixed))
+    for share, every in ((0.12, 2), (0.5, 5)):
+        mixed = {"amp_ascent_fraction": str(share), "amp_every": str(every)}
+        ways.append(Entry(f"ascent on {share:.0%}, every {every} steps", "both", f"{share:.0%}, k={every}", mixed))
     for start in (0.5, 0.75):
         ways.append(Entry(f"from {start:.0%} of the training", "last part", f"{start:.0%}", {"amp_start": str(start)}))
     return [*ways, Entry("random direction (RMP)", "random direction", "RMP", {}, "rmp")]
