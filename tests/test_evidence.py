@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 from commands import EXAMPLES, TINY_MODEL, load_example
@@ -96,6 +97,14 @@ def test_no_figures_name_places_of_one_machine():
     for path in files:
         text = path.read_text()
         assert all(place not in text for place in ("/tmp", "/work", "/home", "/root")), path
+
+
+@pytest.mark.parametrize("page", ["README.md", "examples/benchmarks/RESULTS.md"])
+def test_every_figure_that_is_shown_is_there(page):
+    page = EXAMPLES.parent / page
+    shown = [page.parent / place for place in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text())]
+    assert len(shown) >= 3
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in shown)
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
