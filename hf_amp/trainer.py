@@ -126,7 +126,9 @@ class AMPTrainerMixin(PublishingMixin):
                         losses = self._ascent_passes(model, micro_batches, divisors, num_items)
                     perturbation.ascend(amp.inner_lr, self._loss_scale())
                 if iteration == 0:
-                    batch.erm_losses = losses if amp.ascent_fraction == 1.0 else [sum(losses) / whole] * whole
+                    batch.erm_losses = losses
+                    if amp.ascent_fraction < 1.0:
+                        batch.erm_losses = [torch.stack(losses).sum() / whole] * whole
         if amp.scope == "micro_batch":
             weight = self._weight_in_step(batch.micro_batches, num_items_in_batch)
             batch.erm_losses = [loss * weight for loss in batch.erm_losses or ()]
