@@ -1,4 +1,5 @@
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -50,6 +51,18 @@ def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
     models = json.loads((tmp_path / "step_cost.json").read_text())["models"]
     assert models["conv"] == first["models"]["conv"]
     assert models["preactresnet18"]["parameters"] == 11_172_170
+
+
+@pytest.mark.parametrize("page", ["README.md", "examples/benchmarks/RESULTS.md"])
+def test_commands_that_are_shown_use_flags_that_there_are(page, monkeypatch, capsys):
+    shown = (BENCHMARK.parents[2] / page).read_text().replace("\\\n", " ")
+    flags = set(re.findall(r"--\w+", " ".join(re.findall(r"python \S+step_cost\.py(.*)", shown))))
+    assert "--models" in flags
+    monkeypatch.setattr(sys, "argv", ["step_cost.py", "--help"])
+    monkeypatch.syspath_prepend(BENCHMARK.parent)  # as for a script
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(BENCHMARK), run_name="__main__")
+    assert flags <= set(re.findall(r"--\w+", capsys.readouterr().out))
 
 
 @pytest.mark.parametrize(
