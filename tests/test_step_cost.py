@@ -39,6 +39,7 @@ def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
     low, high = rows["AMPTrainer N=1"]["cpu_ratio_quartiles"]
     assert low == rows["AMPTrainer N=1"]["cpu_ratio"] == high  # of a single repeat
     assert all(row["seconds"] > 0 for row in rows.values())
+    assert 0 < rows["AMPTrainer N=1"]["own_work"] < rows["AMPTrainer N=1"]["ratio"]  # in steps of Trainer
     # Allocations are counted, not timed, so that these limits hold on any machine.
     assert 0.9 < rows["AMPTrainer N=1"]["extra_memory_copies"] <= 1.05
     assert rows["AMPTrainer N=2"]["extra_memory_copies"] <= 2.05

@@ -6,7 +6,8 @@ host, Δ added and subtracted), once in the `training_step` of a `Trainer` and o
 accumulated over four micro-batches, `Trainer`, `AMPTrainer` with N = 1 and the ascent on a sixteenth. Times are medians
 over the steps of a repeat, from `on_step_begin` to `on_step_end`, and each is divided by that of `Trainer` with as many
 micro-batches in the same repeat; given are the median over the repeats and, in brackets, the quartiles. Memory is the
-peak of what is allocated during a step, over that of `Trainer`, in copies of the trainable parameters.
+peak of what is allocated during a step, over that of `Trainer`, in copies of the trainable parameters. "Own work" is
+what a training step of `AMPTrainer` takes beside its passes, in a training of its own, over a step of `Trainer`.
 
     python examples/benchmarks/step_cost.py --models conv vit
     python examples/benchmarks/step_cost.py --models preactresnet18 wideresnet28_10 --device cuda --dtype bfloat16
@@ -31,7 +32,7 @@ import torch
 import transformers
 from authors_amp import PlainTwoPassTrainer, authors_ascent, authors_return
 from step_figure import save_figure
-from step_meters import WARM_UP, Clock, Memory
+from step_meters import WARM_UP, Clock, Memory, OwnWorkTrainer
 from torch import nn
 from torch.utils.data import StackDataset
 from tqdm.auto import tqdm
@@ -95,7 +96,7 @@ class NeverWaitingAMPTrainer(NeverWaits, AMPTrainer):
 class TrainerRun:
     """A `Trainer` or `AMPTrainer` that takes a few steps at a time."""
 
-    def __init__(self, model, options, output_dir, accumulation=1, plain=Trainer, **amp):
+    def __init__(self, model, options, output_dir, accumulation=1, cls=None, **amp):
         self.device = options.device
         arguments = {
             "output_dir": output_dir,
@@ -115,9 +116,10 @@ class TrainerRun:
         }
         images = torch.randn(options.batch_size * 2, model.config.num_channels, IMAGE_SIZE, IMAGE_SIZE)
         data = StackDataset(pixel_values=images, labels=torch.arange(len(images)) % CLASSES)
-        cls, args_cls = (AMPTrainer, AMPTrainingArguments) if amp else (plain, TrainingArguments)
+        default, args_cls = (AMPTrainer, AMPTrainingArguments) if amp else (Trainer, TrainingArguments)
         if amp and options.sync_debug:
-            cls = NeverWaitingAMPTrainer
+            default = NeverWaitingAMPTrainer
+        cls = cls or default
         self.trainer = cls(model=model, args=args_cls(**arguments, **amp), train_dataset=data)
         self.trainer.remove_callback(PrinterCallback)
 
@@ -185,7 +187,7 @@ def runs_of(name, options, output_dir):
         "AMPTrainer N=2": run(amp_inner_iter=2),
         "AMPTrainer, ascent on 1/8": run(amp_ascent_fraction=1 / 8),
         "AMPTrainer, ascent on 1/16": run(amp_ascent_fraction=1 / 16),
-        "plain two-pass Trainer": run(plain=PlainTwoPassTrainer),
+        "plain two-pass Trainer": run(cls=PlainTwoPassTrainer),
         "plain two-pass loop": PlainLoop(build(name), options),
         f"Trainer{SPLIT}": run(MICRO_BATCHES),
         f"AMPTrainer N=1{SPLIT}": run(MICRO_BATCHES, amp_inner_iter=1),
@@ -206,7 +208,18 @@ def measure(name, options, output_dir):
     peaks = {base: runs[base].peak() for base in dict.fromkeys(bases.values())}
     for label in ("AMPTrainer N=1", "AMPTrainer N=2", f"AMPTrainer N=1{SPLIT}"):
         rows[label]["extra_memory_copies"] = (runs[label].peak() - peaks[bases[label]]) / size
+    for label, inner_iter in (("AMPTrainer N=1", 1), ("AMPTrainer N=2", 2)):
+        seconds = own_work(build(name), options, output_dir, inner_iter)
+        rows[label]["own_work"] = seconds / rows["Trainer"]["seconds"]
     return {"parameters": size // 4, "rows": rows}
+
+
+def own_work(model, options, output_dir, inner_iter):
+    """Median seconds of what a training step of `AMPTrainer` takes beside its passes."""
+    trainer = TrainerRun(model, options, output_dir, cls=OwnWorkTrainer, amp_inner_iter=inner_iter).trainer
+    for _ in range(options.repeats):
+        trainer.train()
+    return statistics.median(trainer.own_work)
 
 
 def times(repeats, of_trainer):
@@ -232,15 +245,16 @@ def table(name, result):
     settings = f"batch {result['batch_size']}, {result['repeats']} repeats of {result['steps']} steps"
     lines = [
         f"\n{name}: {result['parameters']:,} parameters, {settings}",
-        "| | s/step | CPU s/step | × | CPU × | extra copies |",
+        "| | s/step | CPU s/step | × | CPU × | own work | extra copies |",
     ]
-    lines.append("|---|---|---|---|---|---|")
+    lines.append("|---|---|---|---|---|---|---|")
     for label, row in result["rows"].items():
         cells = [label]
         cells += [format(row[key], ".4f") for key in ("seconds", "cpu_seconds")]
         for key in ("ratio", "cpu_ratio"):
             low, high = row[f"{key}_quartiles"]
             cells.append(f"{row[key]:.3f} ({low:.3f}–{high:.3f})")
+        cells.append(f"{row['own_work']:.3f}" if "own_work" in row else "")
         cells.append(f"{row['extra_memory_copies']:.2f}" if "extra_memory_copies" in row else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -1,10 +1,12 @@
-"""Callbacks that measure the steps of a Trainer: seconds, and the peak of what is allocated."""
+"""What measures the steps of a Trainer: seconds, seconds beside the passes, and the peak of what is allocated."""
 
 import time
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
+
+from hf_amp import AMPTrainerMixin
 
 WARM_UP = 1  # steps at the start of a training that are not measured
 
@@ -28,6 +30,33 @@ class Clock(TrainerCallback):
         if state.global_step > WARM_UP:
             ended = synchronised_clocks(self.device)
             self.steps.append(tuple(end - start for start, end in zip(self.started, ended, strict=True)))
+
+
+class PassClock(Trainer):
+    """Adds up the wall seconds of its training steps, which are the passes of an `AMPTrainerMixin` before it."""
+
+    def training_step(self, *args, **kwargs):
+        started, _ = synchronised_clocks(self.args.device.type)
+        loss = super().training_step(*args, **kwargs)
+        self.pass_seconds += synchronised_clocks(self.args.device.type)[0] - started
+        return loss
+
+
+class OwnWorkTrainer(AMPTrainerMixin, PassClock):
+    """An `AMPTrainer` that notes what each step after the warm-up takes beside its passes, in wall seconds."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.own_work = []
+
+    def training_step(self, *args, **kwargs):
+        self.pass_seconds = 0.0
+        started, _ = synchronised_clocks(self.args.device.type)
+        loss = super().training_step(*args, **kwargs)
+        ended, _ = synchronised_clocks(self.args.device.type)
+        if self.state.global_step >= WARM_UP:
+            self.own_work.append(ended - started - self.pass_seconds)
+        return loss
 
 
 class Memory(TrainerCallback):
