@@ -51,7 +51,7 @@ def test_the_study_reports_errors_costs_and_passes_of_all_ways_and_goes_on_where
     flags = ("--validation_fraction", "0.3", "--select", "amp_epsilon=0.1,0.3")
     some = {"ERM", "ERM, twice the epochs", "AMP", "ascent on 6% of the batch"}
     every = cheap.entries
-    assert len(every(1)) == 16
+    assert len(every(1)) == 18
     monkeypatch.setattr(cheap, "entries", lambda epochs: [way for way in every(epochs) if way.label in some])
     with monkeypatch.context() as patch:
         counted = SeedRun.run

@@ -74,9 +74,9 @@ def entries(epochs):
         descent = {"amp_ascent_fraction": str(share), "amp_norm_stats": "descent"}
         label = f"ascent on {share:.0%}, its batch norm statistics not kept"
         ways.append(Entry(label, "statistics not kept", f"{share:.0%}", descent))
-    for every in (2, 5):
+    for every in (2, 5, 10):
         ways.append(Entry(f"every {every} steps", "every k-th step", f"k={every}", {"amp_every": str(every)}))
-    for share, every in ((0.12, 2), (0.5, 5)):
+    for share, every in ((0.12, 2), (0.25, 3), (0.5, 5)):
         mixed = {"amp_ascent_fraction": str(share), "amp_every": str(every)}
         ways.append(Entry(f"ascent on {share:.0%}, every {every} steps", "both", f"{share:.0%}, k={every}", mixed))
     for start in (0.5, 0.75):
