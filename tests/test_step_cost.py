@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import amp_trainer
 
 BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmarks" / "step_cost.py"
 
@@ -52,6 +53,18 @@ def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
     models = json.loads((tmp_path / "step_cost.json").read_text())["models"]
     assert models["conv"] == first["models"]["conv"]
     assert models["preactresnet18"]["parameters"] == 11_172_170
+
+
+@pytest.mark.parametrize(("inner_iter", "own"), [(1, 3), (2, 4)])
+def test_own_work_is_the_training_step_without_its_passes(tmp_path, monkeypatch, inner_iter, own):
+    monkeypatch.syspath_prepend(BENCHMARK.parent)  # as for a script
+    import step_meters
+
+    readings = iter(range(1000))  # a second between two looks at the clock: one within each pass, `own` around them
+    monkeypatch.setattr(step_meters, "synchronised_clocks", lambda device: (next(readings), 0))
+    trainer = amp_trainer(tmp_path, cls=step_meters.OwnWorkTrainer, amp_inner_iter=inner_iter, max_steps=3)
+    trainer.train()
+    assert trainer.own_work == [own] * (3 - step_meters.WARM_UP)
 
 
 @pytest.mark.parametrize("page", ["README.md", "examples/benchmarks/RESULTS.md"])

@@ -35,6 +35,8 @@ class Clock(TrainerCallback):
 class PassClock(Trainer):
     """Adds up the wall seconds of its training steps, which are the passes of an `AMPTrainerMixin` before it."""
 
+    pass_seconds = 0.0
+
     def training_step(self, *args, **kwargs):
         started, _ = synchronised_clocks(self.args.device.type)
         loss = super().training_step(*args, **kwargs)
