@@ -13,6 +13,7 @@ comparison.png to output_dir.
 import argparse
 import sys
 
+from accelerate import PartialState
 from transformers.utils import logging
 
 from hf_amp.vision.command_line import expand_config, given_names, known_names
@@ -67,3 +68,4 @@ def main(argv: list[str] | None = None) -> dict:
 
 if __name__ == "__main__":
     main()
+    PartialState().destroy_process_group()  # of several processes; gloo may abort one that ends before this

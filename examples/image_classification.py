@@ -11,6 +11,7 @@ The same command goes on where a stopped one ended. Several processes: accelerat
 
 import sys
 
+from accelerate import PartialState
 from transformers.utils import logging
 
 from hf_amp.vision.command_line import parse_command_line, warn_of_unused_flags
@@ -36,3 +37,4 @@ def main(argv: list[str] | None = None) -> dict:
 
 if __name__ == "__main__":
     main()
+    PartialState().destroy_process_group()  # of several processes; gloo may abort one that ends before this

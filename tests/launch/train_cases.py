@@ -116,3 +116,5 @@ if __name__ == "__main__":
         dist.init_process_group("gloo")
     for case in cases:
         run(case, output)
+    if dist.is_initialized():  # gloo's threads may abort a process that ends before its groups are destroyed
+        dist.destroy_process_group()
