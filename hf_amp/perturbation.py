@@ -45,6 +45,7 @@ class Perturbation:
         self.params = list(params)
         self.epsilon = epsilon
         self.per_tensor = norm == "tensor"
+        self._theta: dict[int, Tensor] = {}  # θ, where the next `applied` need not save it again
         self._delta: dict[int, Tensor] = {}  # Δ, or what `_factors` still have to scale to it
         self._factors: Tensor | None = None
         self._finite: Tensor | None = None
@@ -106,26 +107,29 @@ class Perturbation:
         self._delta, self._factors = noise, factors
 
     @contextmanager
-    def applied(self, keep: bool = True) -> Iterator[None]:
+    def applied(self, keep_delta: bool = True, keep_theta: bool = False) -> Iterator[None]:
         """Move the parameters to θ + Δ inside; afterwards they are θ again, bit for bit, whatever happens.
 
         Args:
-            keep: False frees the memory of Δ as soon as it is added, when it is not needed again.
+            keep_delta: False frees the memory of Δ as soon as it is added, when it is not needed again.
+            keep_theta: True leaves the copy of θ to the next `applied`, when nothing changes θ until then.
         """
-        shards = [_local(self.params[i]) for i in self._delta]
-        with torch.no_grad():
-            theta = [torch.empty_like(shard) for shard in shards]
-            _copy(theta, shards)
+        shards = {i: _local(self.params[i]) for i in self._delta}
+        theta, self._theta = self._theta, {}
+        unsaved = shards.keys() - theta.keys()
+        theta |= {i: torch.empty_like(shards[i]) for i in unsaved}
+        _copy([theta[i] for i in unsaved], [shards[i] for i in unsaved])
         try:
-            if keep:
+            if keep_delta:
                 self._scale()
-            self._add_to(shards)
-            if not keep:
+            self._add_to(list(shards.values()))
+            if not keep_delta:
                 self._delta, self._factors = {}, None
             yield
         finally:
-            with torch.no_grad():
-                _copy(shards, theta)
+            _copy(list(shards.values()), [theta[i] for i in shards])
+        if keep_theta:
+            self._theta = theta
 
     @property
     def norm(self) -> Tensor:
@@ -207,6 +211,7 @@ def _tensor_norms(tensors: list[Tensor], params: Sequence[nn.Parameter]) -> Tens
     return torch.stack(norms)
 
 
+@torch.no_grad()
 def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
     if targets:
         torch._foreach_copy_(targets, sources)

@@ -89,7 +89,7 @@ class AMPTrainerMixin(PublishingMixin):
             perturbation = batch.perturbation or self.find_perturbation(model, batch, num_items_in_batch)
             batch.perturbation = perturbation
             with (
-                perturbation.applied(keep=not is_last),
+                perturbation.applied(keep_delta=not is_last),
                 self._norm_stats_updated(model, self._amp.norm_stats != "clean"),
             ):
                 amp_loss = self._pass(model, batch.micro_batches[position], num_items_in_batch)
@@ -122,7 +122,7 @@ class AMPTrainerMixin(PublishingMixin):
             for iteration in range(amp.inner_iter):
                 updates = amp.norm_stats == "every_pass" or (amp.norm_stats == "clean" and iteration == 0)
                 with gradients_set_aside(model.parameters()):
-                    with perturbation.applied(), self._norm_stats_updated(model, updates):
+                    with perturbation.applied(keep_theta=True), self._norm_stats_updated(model, updates):
                         losses = self._ascent_passes(model, micro_batches, divisors, num_items)
                     perturbation.ascend(amp.inner_lr, self._loss_scale())
                 if iteration == 0:

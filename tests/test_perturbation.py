@@ -4,6 +4,7 @@ import pytest
 import torch
 from reference import amp_perturbation
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_amp.perturbation import Perturbation, gradients_set_aside
 
@@ -26,7 +27,7 @@ def ascended(model, epsilon, norm="tensor", inner_lr=1.0, inner_iter=1, grad_sca
     loss_at = loss_of(model)
     for _ in range(inner_iter):
         with gradients_set_aside(model.parameters()):
-            with perturbation.applied():
+            with perturbation.applied(keep_theta=True):
                 (loss_at() * grad_scale).backward()
             perturbation.ascend(inner_lr, grad_scale)
     return perturbation
@@ -120,6 +121,41 @@ def test_restore_is_bit_identical_over_many_steps_where_subtraction_drifts():
     assert not all(torch.equal(p, b) for p, b in zip(subtracted, before, strict=True))
 
 
+class Copies(TorchDispatchMode):
+    """Counts the copies of all parameters, to or from θ."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._foreach_copy_.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("keep_theta", [True, False])
+def test_theta_that_is_kept_is_saved_once_for_all_passes_and_restored_after_each(keep_theta):
+    model = network(dtype=torch.float32)
+    before = [p.detach().clone() for p in model.parameters()]
+    perturbation = ascended(model, 0.5)
+    with Copies() as copies:
+        for _ in range(3):
+            with perturbation.applied(keep_theta=keep_theta):
+                assert not torch.equal(model[0].weight, before[0])
+            assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert copies.count == (1 + 3 if keep_theta else 2 * 3)
+
+
+def test_theta_that_is_not_kept_is_taken_anew_so_that_changes_between_passes_stay():
+    model = network()
+    perturbation = ascended(model, 0.5)
+    with perturbation.applied():
+        pass
+    with torch.no_grad():
+        model[0].weight.fill_(7.0)
+    with perturbation.applied():
+        pass
+    assert model[0].weight.unique().tolist() == [7.0]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, torch.OutOfMemoryError])
 def test_weights_are_back_after_an_error(error):
     model = network()
@@ -169,9 +205,11 @@ def test_a_first_gradient_at_a_later_inner_iteration_counts():
     perturbation = Perturbation([early, late], 1.0, "tensor")
     early.grad = torch.tensor([0.1, 0.0], dtype=torch.float64)
     perturbation.ascend(1.0)
-    late.grad = torch.tensor([0.0, 0.2], dtype=torch.float64)
+    with perturbation.applied(keep_theta=True):
+        late.grad = torch.tensor([0.0, 0.2], dtype=torch.float64)
     perturbation.ascend(1.0)
     assert [d.tolist() for d in delta_of(perturbation)] == [[0.2, 0.0], [0.0, 0.2]]
+    assert [param.tolist() for param in (early, late)] == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_no_gradient_at_all_gives_no_perturbation():
@@ -217,7 +255,7 @@ def test_half_precision_norms_do_not_overflow_and_small_deltas_round_away():
 def test_delta_is_freed_when_it_is_not_needed_again():
     model = network()
     perturbation = ascended(model, 0.5)
-    with perturbation.applied(keep=False):
+    with perturbation.applied(keep_delta=False):
         pass
     assert all(torch.equal(d, torch.zeros_like(d)) for d in delta_of(perturbation))
     assert perturbation.norm.item() > 0  # it still tells of the Δ that was
@@ -235,7 +273,7 @@ def test_a_delta_that_is_not_kept_moves_the_parameters_to_the_same_place(norm, b
         perturbation = Perturbation(model.parameters(), 0.3, norm)
         perturbation.ascend(1.0)
         before = [param.detach().clone() for param in model.parameters()]
-        with perturbation.applied(keep=keep):
+        with perturbation.applied(keep_delta=keep):
             places.append([param.detach().clone() for param in model.parameters()])
         assert all(map(torch.equal, before, model.parameters()))
         assert all(map(torch.equal, before, places[-1])) == (bad is not None)
