@@ -46,8 +46,9 @@ class Perturbation:
         self.epsilon = epsilon
         self.per_tensor = norm == "tensor"
         self._theta: dict[int, Tensor] = {}  # θ, where the next `applied` need not save it again
-        self._delta: dict[int, Tensor] = {}  # Δ, or what `_factors` still have to scale to it
-        self._factors: Tensor | None = None
+        self._delta: dict[int, Tensor] = {}  # what `_factors`, one for each tensor or ball, scale to Δ
+        self._factors = torch.zeros(0)
+        self._delta_is_own = False  # its memory is not that of gradients, and it holds no inf or nan
         self._finite: Tensor | None = None
         self._norm: Tensor | None = None
 
@@ -71,10 +72,7 @@ class Perturbation:
         if not grads:
             return
         rate = inner_lr / grad_scale
-        if self._delta:
-            self._scale()
-            self._add(grads, rate)
-            grads, rate = self._delta, 1.0
+        self._add_delta_to(grads, rate)
         # Scaled by min(ζ, ε / ‖g‖) at once, not by ζ and then into the ball: one pass less over the memory, and no
         # overflow for a ζ so large that only the ball counts.
         norms = self._norms(grads)
@@ -83,7 +81,7 @@ class Perturbation:
         self._finite = finite if self._finite is None else self._finite & finite
         factors = torch.where(self._finite, factors, 0.0)
         self._norm = torch.where(self._finite, torch.linalg.vector_norm(norms * factors), 0.0)
-        self._delta, self._factors = grads, factors
+        self._delta, self._factors, self._delta_is_own = grads, factors, False
 
     def randomize(self, generator: torch.Generator | None = None) -> None:
         """Draw Δ uniformly from the ε-ball(s): random model perturbation (RMP), which the paper compares with.
@@ -104,7 +102,7 @@ class Perturbation:
         factors = self.epsilon * uniform ** (1 / dims) / norms
         self._finite = norms.isfinite().all()
         self._norm = torch.linalg.vector_norm(norms * factors)
-        self._delta, self._factors = noise, factors
+        self._delta, self._factors, self._delta_is_own = noise, factors, True
 
     @contextmanager
     def applied(self, keep_delta: bool = True, keep_theta: bool = False) -> Iterator[None]:
@@ -120,11 +118,9 @@ class Perturbation:
         theta |= {i: torch.empty_like(shards[i]) for i in unsaved}
         _copy([theta[i] for i in unsaved], [shards[i] for i in unsaved])
         try:
-            if keep_delta:
-                self._scale()
-            self._add_to(list(shards.values()))
+            self._add_delta_to_theta(shards, keep_delta)
             if not keep_delta:
-                self._delta, self._factors = {}, None
+                self._delta, self._factors = {}, torch.zeros(0)
             yield
         finally:
             _copy(list(shards.values()), [theta[i] for i in shards])
@@ -142,15 +138,13 @@ class Perturbation:
         return torch.zeros(()) if self._finite is None else (~self._finite).to(self.norm.dtype)
 
     @torch.no_grad()
-    def _add(self, grads: dict[int, Tensor], rate: Tensor | float) -> None:
-        """Δ ← Δ + rate · g, in place."""
-        for i in grads.keys() - self._delta.keys():  # its first gradient comes at a later inner iteration
-            self._delta[i] = torch.zeros_like(grads[i])
-        if isinstance(rate, Tensor):
-            for i, grad in grads.items():
-                self._delta[i].addcmul_(grad, rate.to(grad.device, grad.dtype))
-        else:
-            torch._foreach_add_([self._delta[i] for i in grads], list(grads.values()), alpha=rate)
+    def _add_delta_to(self, grads: dict[int, Tensor], rate: Tensor | float) -> None:
+        """g ← g + Δ / rate, in place: what `rate` scales to Δ + rate · g. No overflow: Δ has no more than rate · g."""
+        for i, factor in self._scales(1 / rate):
+            if i in grads:
+                grads[i].addcmul_(self._delta[i], factor)
+            else:  # it had its last gradient at a former inner iteration
+                grads[i] = self._delta[i] * factor
 
     @torch.no_grad()
     def _norms(self, tensors: dict[int, Tensor]) -> Tensor:
@@ -159,28 +153,24 @@ class Perturbation:
         return norms if self.per_tensor else torch.linalg.vector_norm(norms).reshape(1)
 
     @torch.no_grad()
-    def _scale(self) -> None:
-        """Bring Δ into its ball, in new memory: DDP may write its next averages into that of the gradients."""
-        for i, factor in self._pending_factors():
-            # A factor of 0 for gradients that are not finite leaves nan where they were inf or nan.
-            self._delta[i] = (self._delta[i] * factor).nan_to_num_(nan=0.0)
-        self._factors = None
+    def _add_delta_to_theta(self, shards: dict[int, Tensor], keep_delta: bool) -> None:
+        """Add Δ to the shards of θ. What is kept gets memory of its own: DDP may write into that of gradients again.
 
-    @torch.no_grad()
-    def _add_to(self, shards: list[Tensor]) -> None:
-        """Add Δ to the shards of θ; if it is not scaled yet, that is done on the way, without a copy of it."""
-        if self._factors is None:
-            _add(shards, list(self._delta.values()))
-        for shard, (i, factor) in zip(shards, self._pending_factors(), strict=False):
-            shard.addcmul_(self._delta[i].nan_to_num_(nan=0.0), factor)
+        The factor 0 of gradients that are not finite would leave nan where they were inf or nan.
+        """
+        for i, factor in self._scales():
+            if not self._delta_is_own:
+                delta = self._delta[i]
+                self._delta[i] = delta.nan_to_num(nan=0.0) if keep_delta else delta.nan_to_num_(nan=0.0)
+            shards[i].addcmul_(self._delta[i], factor)
+        self._delta_is_own = True
 
-    def _pending_factors(self) -> list[tuple[int, Tensor]]:
-        """What each tensor of Δ is still to be multiplied by, on its device; nothing if Δ is scaled."""
-        if self._factors is None:
-            return []
-        factors = self._factors if self.per_tensor else self._factors.expand(len(self._delta))
-        pairs = zip(self._delta.items(), factors.unbind(), strict=True)
-        return [(i, factor.to(tensor.device)) for (i, tensor), factor in pairs]
+    def _scales(self, times: Tensor | float = 1.0) -> Iterator[tuple[int, Tensor]]:
+        """What each tensor of `_delta` is to be multiplied by for Δ · times, 0-dim, on its device."""
+        factors = self._factors * times
+        factors = factors if self.per_tensor else factors.expand(len(self._delta))
+        for (i, tensor), factor in zip(self._delta.items(), factors.unbind(), strict=True):
+            yield i, factor.to(tensor.device)
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -215,8 +205,3 @@ def _tensor_norms(tensors: list[Tensor], params: Sequence[nn.Parameter]) -> Tens
 def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
     if targets:
         torch._foreach_copy_(targets, sources)
-
-
-def _add(targets: list[Tensor], terms: list[Tensor]) -> None:
-    if targets:
-        torch._foreach_add_(targets, terms)

@@ -19,6 +19,7 @@ STUDIES = {
     "cheap_cifar10_clean": ("cheap_amp", "cifar10", 0.0),
     "cheap_cifar10_accumulated": ("cheap_amp", "cifar10", 0.4),
     "cheap_cifar10_large_batch": ("cheap_amp", "cifar10", 0.4),
+    "cheap_cifar10_gpu": ("cheap_amp", "cifar10", 0.4),
     "choosing_epsilon": ("choosing_epsilon", "digits", 0.2),
     "choosing_epsilon_width": ("choosing_epsilon", "digits", 0.2),
 }
@@ -47,11 +48,25 @@ def test_comparisons_hold_the_six_methods_five_seeds_and_choose_their_radius_on_
 def test_studies_are_read(name):
     benchmark, dataset, noise = STUDIES[name]
     options, flags = load_example(f"benchmarks/{benchmark}").parse(["--config", str(EVIDENCE / f"{name}.yaml")])
-    _, data, training = parse_command_line(flags)
+    _, data, training = parse_command_line([*flags, "--use_cpu"])
     assert data.dataset == dataset
     assert training.output_dir.startswith(f"outputs/{dataset}_")
     assert options.output_dir == f"outputs/evidence/{name}"
     assert noise in options.label_noise
+
+
+@pytest.mark.slow
+def test_the_study_for_a_gpu_runs_in_bf16_when_shortened(tmp_path, monkeypatch, capsys):
+    own_cache(monkeypatch, tmp_path / "cache")
+    options = {"classes": 10, "image": "img", "size": (32, 32)}
+    images = write_parquet(tmp_path / "images", train=image_split(100, **options), test=image_split(20, **options))
+    words = ["--config", str(EVIDENCE / "cheap_cifar10_gpu.yaml"), "--dataset_path", str(images), "--use_cpu"]
+    words += ["--model_args", TINY_MODEL, "--num_train_epochs", "1", "--per_device_train_batch_size", "20"]
+    words += ["--label_noise", "0.4", "--seeds", "0", "--families", "statistics not kept", "--timing_steps", "1"]
+    words += ["--select", "amp_epsilon=0.2,0.5", "--timing_rounds", "1", "--output_dir", str(tmp_path / "out")]
+    rows = load_example("benchmarks/cheap_amp").main(words)["rows"]
+    assert [row["mark"] for row in rows] == ["", "", "12%", "6%"]
+    assert all(row["error"]["n"] == 1 and row["cost"]["median"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize("name", HEADLINES)

@@ -2,21 +2,30 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-pytestmark = pytest.mark.slow
-
-QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.py"
+from commands import EXAMPLES, load_example
 
 
-def run(*words):
-    return subprocess.run([sys.executable, str(QUICKSTART), *map(str, words)], capture_output=True, text=True)
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """What the command says when it refuses these words, with exit status 2."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["quickstart.py", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            load_example("quickstart").main()
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    return run
 
 
+@pytest.mark.slow
 def test_quickstart_prints_and_writes_both_methods_on_both_kinds_of_labels(tmp_path):
-    done = run("--epochs", 2, "--seeds", 0, 1, "--output_dir", tmp_path)
+    words = ["--epochs", "2", "--seeds", "0", "1", "--output_dir", str(tmp_path)]
+    command = [sys.executable, str(EXAMPLES / "quickstart.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "quickstart.json").read_text())
     names = [f"{labels} / {method}" for labels in ("clean", "20% replaced") for method in ("Trainer", "AMPTrainer")]
@@ -39,17 +48,14 @@ def test_quickstart_prints_and_writes_both_methods_on_both_kinds_of_labels(tmp_p
         (("--amp_epsilon", -1), "`amp_epsilon` must be finite and >= 0, got -1.0; use 0 to switch"),
     ],
 )
-def test_bad_options_are_refused(words, text, tmp_path):
-    done = run(*words, "--output_dir", tmp_path)
-    assert done.returncode == 2
-    assert text in done.stderr
+def test_bad_options_are_refused(words, text, tmp_path, refused):
+    assert text in refused(*words, "--output_dir", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_results_of_other_settings_are_not_overwritten(tmp_path):
+def test_results_of_other_settings_are_not_overwritten(tmp_path, refused):
     kept = json.dumps({"settings": {"amp_epsilon": 0.1, "epochs": 2, "seeds": [0]}})
     (tmp_path / "quickstart.json").write_text(kept)
-    done = run("--epochs", 2, "--seeds", 1, "--output_dir", tmp_path)
-    assert done.returncode == 2
-    assert "quickstart.json was made with other settings and is kept; give another --output_dir" in done.stderr
+    said = refused("--epochs", 2, "--seeds", 1, "--output_dir", tmp_path)
+    assert "quickstart.json was made with other settings and is kept; give another --output_dir" in said
     assert (tmp_path / "quickstart.json").read_text() == kept
