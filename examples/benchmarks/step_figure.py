@@ -8,16 +8,19 @@ AIMS = {"AMPTrainer N=1": 2 * 1.02, "AMPTrainer N=2": 3 * 1.02}  # (N + 1) × 1.
 
 
 def save_figure(path, record):
-    """Draw the ratios of all networks, medians with quartiles, one panel each, and the aims.
+    """Draw the ratios of all networks, medians with quartiles, one panel each, three in a row, and the aims.
 
     Args:
         path: PNG file to write.
         record: content of step_cost.json.
     """
     models = record["models"]
-    figure = Figure(figsize=(3 + 3.2 * len(models), 4.5), layout="constrained")
-    panels = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
-    for axes, (name, result) in zip(panels, models.items(), strict=True):
+    columns, lines = min(3, len(models)), -(-len(models) // 3)
+    figure = Figure(figsize=(3 + 3.2 * columns, 4.5 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False)
+    for axes in panels.flat[len(models) :]:
+        axes.remove()
+    for panel, (axes, (name, result)) in enumerate(zip(panels.flat, models.items(), strict=False)):
         rows = {label: row for label, row in result["rows"].items() if not label.startswith("Trainer")}
         places = range(len(rows))
         colours = ["C0" if label.startswith("AMPTrainer") else "C7" for label in rows]
@@ -32,7 +35,7 @@ def save_figure(path, record):
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_title(f"{name}\n{result['parameters'] / 1e6:.1f}M parameters, batch {result['batch_size']}")
         axes.set_xlabel("× the step of Trainer")
-    panels[0].set_yticks(places, list(rows))
-    panels[0].invert_yaxis()
+        axes.set_yticks(places, list(rows) if panel % columns == 0 else [])
+        axes.invert_yaxis()
     figure.suptitle(f"{record['device']}, {record['dtype']}; red: aim of (N + 1) × 1.02", fontsize=9)
     save_png(figure, path)
