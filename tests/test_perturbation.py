@@ -212,6 +212,17 @@ def test_a_first_gradient_at_a_later_inner_iteration_counts():
     assert [param.tolist() for param in (early, late)] == [[0.0, 0.0], [0.0, 0.0]]
 
 
+def test_a_parameter_without_a_gradient_at_a_later_inner_iteration_keeps_its_delta():
+    early, always = (nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(2))
+    perturbation = Perturbation([early, always], 1.0, "tensor")
+    early.grad, always.grad = (torch.tensor([value, 0.0], dtype=torch.float64) for value in (0.1, 0.2))
+    perturbation.ascend(2.0)
+    with perturbation.applied(keep_theta=True):
+        early.grad, always.grad = None, torch.tensor([0.0, 0.2], dtype=torch.float64)
+    perturbation.ascend(2.0)
+    assert [d.tolist() for d in delta_of(perturbation)] == [[0.2, 0.0], [0.4, 0.4]]
+
+
 def test_no_gradient_at_all_gives_no_perturbation():
     model = network()
     perturbation = Perturbation(model.parameters(), 0.5, "tensor")
