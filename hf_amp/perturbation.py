@@ -139,7 +139,7 @@ class Perturbation:
 
     @torch.no_grad()
     def _add_delta_to(self, grads: dict[int, Tensor], rate: Tensor | float) -> None:
-        """g ← g + Δ / rate, in place: what `rate` scales to Δ + rate · g. No overflow: Δ has no more than rate · g."""
+        """g ← g + Δ / rate, in place: what `rate` scales to Δ + rate · g. The factors of Δ are at most `rate`."""
         for i, factor in self._scales(1 / rate):
             if i in grads:
                 grads[i].addcmul_(self._delta[i], factor)
