@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -82,20 +82,28 @@ def unconnected_processes(args: "TrainingArguments") -> str | None:
     )
 
 
-def target_parameters(model: nn.Module, patterns: tuple[str, ...] | None) -> Iterator[nn.Parameter]:
-    """Yield the trainable parameters of `model` that one of the patterns matches, each once; None: all of them.
+def all_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters of a model, tied ones under each of their names: a walk over all modules, so once in a step."""
+    return list(model.named_parameters(remove_duplicate=False))
 
-    Tied parameters match under each of their names; names are those of the unwrapped model.
+
+def target_parameters(
+    parameters: Iterable[tuple[str, nn.Parameter]], patterns: tuple[str, ...] | None
+) -> Iterator[nn.Parameter]:
+    """Yield the trainable ones of `all_parameters` that one of the patterns matches, each once; None: all of them.
+
+    Names are matched as those of the unwrapped model.
     """
-    if patterns is None:
-        yield from (param for param in model.parameters() if param.requires_grad)
-        return
     seen = set()
-    for name, param in model.named_parameters(remove_duplicate=False):
-        name = _WRAPPER_PREFIXES.sub(r"\1", name).lstrip(".").replace("..", ".")
-        if param.requires_grad and param not in seen and any(re.search(p, name) for p in patterns):
+    for name, param in parameters:
+        if param.requires_grad and param not in seen and (patterns is None or _matches(name, patterns)):
             seen.add(param)
             yield param
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    name = _WRAPPER_PREFIXES.sub(r"\1", name).lstrip(".").replace("..", ".")
+    return any(re.search(pattern, name) for pattern in patterns)
 
 
 def check_target_parameters(model: nn.Module, patterns: tuple[str, ...] | None) -> None:
@@ -104,7 +112,8 @@ def check_target_parameters(model: nn.Module, patterns: tuple[str, ...] | None) 
     Raises:
         ValueError: if no trainable parameter matches, or if the model has no trainable parameter.
     """
-    if next(target_parameters(model, patterns), None) is None:
+    parameters = all_parameters(model)
+    if next(target_parameters(parameters, patterns), None) is None:
         names = [name for name, param in model.named_parameters() if param.requires_grad]
         if patterns is None:
             raise ValueError(
@@ -116,13 +125,14 @@ def check_target_parameters(model: nn.Module, patterns: tuple[str, ...] | None) 
             f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
         )
     for pattern in patterns or ():
-        if next(target_parameters(model, (pattern,)), None) is None:
+        if next(target_parameters(parameters, (pattern,)), None) is None:
             logger.warning(f"`amp_target_parameters`: {pattern!r} matches no trainable parameter; check its spelling.")
 
 
 def warn_of_half_precision(model: nn.Module, patterns: tuple[str, ...] | None) -> None:
     """Warn if parameters to perturb are stored in half precision, where θ + Δ rounds small entries of Δ away."""
-    halves = {p.dtype for p in target_parameters(model, patterns) if p.dtype in (torch.bfloat16, torch.float16)}
+    targets = target_parameters(all_parameters(model), patterns)
+    halves = {param.dtype for param in targets if param.dtype in (torch.bfloat16, torch.float16)}
     for dtype in halves:
         logger.warning(
             f"Parameters are stored in {dtype}: where an entry of the perturbation is smaller than half a rounding "

@@ -6,6 +6,7 @@ learning rate ζ. Nothing in this module reads a tensor on the host, so no step 
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 
 import torch
 import torch.distributed as dist
@@ -30,9 +31,11 @@ def gradients_set_aside(params: Iterable[nn.Parameter]) -> Iterator[None]:
 class Perturbation:
     """Δ for some parameters, inside one or many ε-balls; 0 until the first `ascend`.
 
-    The parameters themselves are only changed inside `applied`. Parameters that never receive a gradient keep
-    Δ = 0. Sharded parameters (`DTensor`) are handled on their local shards, with one all-reduce of the vector of
-    squared norms per `ascend`; all processes of the mesh must call `ascend` then.
+    The parameters themselves are only changed inside `applied`, in which they are θ + Δ. Beside them there is one copy
+    of them at a time, and one more tensor: of θ inside, of θ + Δ between two times; Δ is then their difference.
+    Parameters that never receive a gradient keep Δ = 0. Sharded parameters (`DTensor`) are handled on their local
+    shards, with one all-reduce of the vector of squared norms per `ascend`; all processes of the mesh must call
+    `ascend` then.
 
     Args:
         params: parameters to perturb, each once.
@@ -45,15 +48,20 @@ class Perturbation:
         self.params = list(params)
         self.epsilon = epsilon
         self.per_tensor = norm == "tensor"
-        self._theta: dict[int, Tensor] = {}  # θ, where the next `applied` need not save it again
+        # Each tensor by the place of its parameter. Δ is in one of three: not yet added to θ; in the parameters, of
+        # which `_theta` tells it; in `_perturbed`, kept for the next `applied`.
         self._delta: dict[int, Tensor] = {}  # what `_factors`, one for each tensor or ball, scale to Δ
-        self._factors = torch.zeros(0)
-        self._delta_is_own = False  # its memory is not that of gradients, and it holds no inf or nan
+        self._factors = torch.zeros(1)
+        self._theta: dict[int, Tensor] = {}  # copies of θ
+        self._perturbed: dict[int, Tensor] = {}  # copies of θ + Δ
         self._finite: Tensor | None = None
         self._norm: Tensor | None = None
 
     def ascend(self, inner_lr: float, grad_scale: Tensor | float = 1.0) -> None:
         """Δ ← project(Δ + ζ g / grad_scale), where g are the gradients that the parameters hold.
+
+        Inside `applied` the parameters are θ again from here on, and their copy is left to the next `applied`: nothing
+        may change θ until then. After `applied` it does the same, with a few passes more over the memory.
 
         If any gradient is inf or nan, Δ becomes 0 and stays 0: the step is then a plain one. A very large ζ gives
         Δ = ε g / ‖g‖ for N = 1, the ascent of SAM.
@@ -72,7 +80,7 @@ class Perturbation:
         if not grads:
             return
         rate = inner_lr / grad_scale
-        self._add_delta_to(grads, rate)
+        self._add_delta_to(grads, 1 / rate)
         # Scaled by min(ζ, ε / ‖g‖) at once, not by ζ and then into the ball: one pass less over the memory, and no
         # overflow for a ζ so large that only the ball counts.
         norms = self._norms(grads)
@@ -81,7 +89,7 @@ class Perturbation:
         self._finite = finite if self._finite is None else self._finite & finite
         factors = torch.where(self._finite, factors, 0.0)
         self._norm = torch.where(self._finite, torch.linalg.vector_norm(norms * factors), 0.0)
-        self._delta, self._factors, self._delta_is_own = grads, factors, False
+        self._delta, self._factors = grads, factors
 
     def randomize(self, generator: torch.Generator | None = None) -> None:
         """Draw Δ uniformly from the ε-ball(s): random model perturbation (RMP), which the paper compares with.
@@ -102,30 +110,23 @@ class Perturbation:
         factors = self.epsilon * uniform ** (1 / dims) / norms
         self._finite = norms.isfinite().all()
         self._norm = torch.linalg.vector_norm(norms * factors)
-        self._delta, self._factors, self._delta_is_own = noise, factors, True
+        self._move_to_theta()
+        self._delta, self._factors, self._perturbed = noise, factors, {}
 
     @contextmanager
-    def applied(self, keep_delta: bool = True, keep_theta: bool = False) -> Iterator[None]:
+    def applied(self, keep_delta: bool = True) -> Iterator[None]:
         """Move the parameters to θ + Δ inside; afterwards they are θ again, bit for bit, whatever happens.
 
         Args:
-            keep_delta: False frees the memory of Δ as soon as it is added, when it is not needed again.
-            keep_theta: True leaves the copy of θ to the next `applied`, when nothing changes θ until then.
+            keep_delta: False saves a copy where Δ is not needed again: it is 0 afterwards, as after an error inside.
         """
-        shards = {i: _local(self.params[i]) for i in self._delta}
-        theta, self._theta = self._theta, {}
-        unsaved = shards.keys() - theta.keys()
-        theta |= {i: torch.empty_like(shards[i]) for i in unsaved}
-        _copy([theta[i] for i in unsaved], [shards[i] for i in unsaved])
         try:
-            self._add_delta_to_theta(shards, keep_delta)
-            if not keep_delta:
-                self._delta, self._factors = {}, torch.zeros(0)
+            self._move_to_perturbed()
             yield
+            if keep_delta and self._is_applied:
+                self._keep_perturbed()
         finally:
-            _copy(list(shards.values()), [theta[i] for i in shards])
-        if keep_theta:
-            self._theta = theta
+            self._move_to_theta()
 
     @property
     def norm(self) -> Tensor:
@@ -137,14 +138,29 @@ class Perturbation:
         """1.0 if an inf or nan made Δ = 0, else 0.0; a 0-dim tensor on the device."""
         return torch.zeros(()) if self._finite is None else (~self._finite).to(self.norm.dtype)
 
+    @property
+    def _is_applied(self) -> bool:
+        """Whether the parameters may be anything but θ; after an `ascend` inside `applied` they are θ."""
+        return bool(self._theta) and not self._delta
+
     @torch.no_grad()
-    def _add_delta_to(self, grads: dict[int, Tensor], rate: Tensor | float) -> None:
-        """g ← g + Δ / rate, in place: what `rate` scales to Δ + rate · g. The factors of Δ are at most `rate`."""
-        for i, factor in self._scales(1 / rate):
+    def _add_delta_to(self, grads: dict[int, Tensor], inverse_rate: Tensor | float) -> None:
+        """g ← g + Δ / rate, in place: what the rate scales to Δ + rate · g. The factors of Δ are at most the rate."""
+        delta, factors = self._delta, self._factors
+        if self._is_applied:
+            delta, factors = self._shards(self._theta), factors.new_ones(1)
+            torch._foreach_sub_(list(delta.values()), list(self._theta.values()))
+        elif self._perturbed:
+            delta, factors = self._perturbed, factors.new_ones(1)
+            torch._foreach_sub_(list(delta.values()), list(self._shards(delta).values()))
+        for i, tensor, factor in _scaled(delta, factors * inverse_rate):
             if i in grads:
-                grads[i].addcmul_(self._delta[i], factor)
+                grads[i].addcmul_(tensor, factor)
             else:  # it had its last gradient at a former inner iteration
-                grads[i] = self._delta[i] * factor
+                grads[i] = tensor * factor
+        if self._is_applied:
+            _copy(list(delta.values()), list(self._theta.values()))
+        self._perturbed = {}
 
     @torch.no_grad()
     def _norms(self, tensors: dict[int, Tensor]) -> Tensor:
@@ -153,24 +169,44 @@ class Perturbation:
         return norms if self.per_tensor else torch.linalg.vector_norm(norms).reshape(1)
 
     @torch.no_grad()
-    def _add_delta_to_theta(self, shards: dict[int, Tensor], keep_delta: bool) -> None:
-        """Add Δ to the shards of θ. What is kept gets memory of its own: DDP may write into that of gradients again.
+    def _move_to_perturbed(self) -> None:
+        """θ ← θ + Δ, with copies of θ at hand before it changes."""
+        perturbed, self._perturbed = self._perturbed, {}
+        for i, shard in self._shards(perturbed).items():  # one by one, so that there is one copy and not two
+            self._theta[i] = shard.clone()
+            shard.copy_(perturbed.pop(i))
+        delta, self._delta = self._delta, {}
+        shards = self._shards(delta)
+        unsaved = [i for i in delta if i not in self._theta]
+        saved = {i: torch.empty_like(shards[i]) for i in unsaved}
+        _copy(list(saved.values()), [shards[i] for i in unsaved])
+        self._theta |= saved
+        for i, tensor, factor in _scaled(delta, self._factors):
+            # The factor 0 of gradients that are not finite would leave nan where they were inf or nan.
+            shards[i].addcmul_(tensor.nan_to_num_(nan=0.0), factor)
 
-        The factor 0 of gradients that are not finite would leave nan where they were inf or nan.
-        """
-        for i, factor in self._scales():
-            if not self._delta_is_own:
-                delta = self._delta[i]
-                self._delta[i] = delta.nan_to_num(nan=0.0) if keep_delta else delta.nan_to_num_(nan=0.0)
-            shards[i].addcmul_(self._delta[i], factor)
-        self._delta_is_own = True
+    @torch.no_grad()
+    def _keep_perturbed(self) -> None:
+        """θ again, as `_move_to_theta` does, with copies of θ + Δ in the place of those of θ."""
+        for i, shard in self._shards(self._theta).items():
+            self._perturbed[i] = shard.clone()
+            shard.copy_(self._theta[i])
+            del self._theta[i]
 
-    def _scales(self, times: Tensor | float = 1.0) -> Iterator[tuple[int, Tensor]]:
-        """What each tensor of `_delta` is to be multiplied by for Δ · times, 0-dim, on its device."""
-        factors = self._factors * times
-        factors = factors if self.per_tensor else factors.expand(len(self._delta))
-        for (i, tensor), factor in zip(self._delta.items(), factors.unbind(), strict=True):
-            yield i, factor.to(tensor.device)
+    @torch.no_grad()
+    def _move_to_theta(self) -> None:
+        if self._is_applied:
+            _copy(list(self._shards(self._theta).values()), list(self._theta.values()))
+            self._theta, self._perturbed = {}, {}
+
+    def _shards(self, places: Iterable[int]) -> dict[int, Tensor]:
+        return {i: _local(self.params[i]) for i in places}
+
+
+def _scaled(tensors: dict[int, Tensor], factors: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Each tensor with its factor, 0-dim, on its device; `factors` has as many, or one for all."""
+    for (i, tensor), factor in zip(tensors.items(), cycle(factors.unbind()), strict=False):
+        yield i, tensor, factor.to(tensor.device)
 
 
 def _local(tensor: Tensor) -> Tensor:

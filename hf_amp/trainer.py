@@ -13,6 +13,7 @@ from transformers.utils import logging
 from hf_amp.batches import Batch, first_samples, tensor_shapes
 from hf_amp.compatibility import (
     LOSS_IGNORES_NUM_ITEMS,
+    all_parameters,
     check_target_parameters,
     loss_ignores_num_items,
     refuse_unsupported,
@@ -112,7 +113,8 @@ class AMPTrainerMixin(PublishingMixin):
             num_items_in_batch: what `training_step` was given.
         """
         amp = self._amp
-        perturbation = Perturbation(target_parameters(model, amp.target_parameters), amp.epsilon, amp.norm)
+        parameters = all_parameters(model)
+        perturbation = Perturbation(target_parameters(parameters, amp.target_parameters), amp.epsilon, amp.norm)
         whole = len(batch.micro_batches)
         micro_batches, samples = first_samples(batch.micro_batches, amp.ascent_fraction)
         with self._ascent_normalisation(micro_batches, num_items_in_batch) as num_items:
@@ -121,8 +123,8 @@ class AMPTrainerMixin(PublishingMixin):
             divisors = [steps * sum(samples) / (whole * count) for count in samples]
             for iteration in range(amp.inner_iter):
                 updates = amp.norm_stats == "every_pass" or (amp.norm_stats == "clean" and iteration == 0)
-                with gradients_set_aside(model.parameters()):
-                    with perturbation.applied(keep_theta=True), self._norm_stats_updated(model, updates):
+                with gradients_set_aside(param for _, param in parameters), perturbation.applied():
+                    with self._norm_stats_updated(model, updates):
                         losses = self._ascent_passes(model, micro_batches, divisors, num_items)
                     perturbation.ascend(amp.inner_lr, self._loss_scale())
                 if iteration == 0:

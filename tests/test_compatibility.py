@@ -33,7 +33,12 @@ from transformers import (
 
 import hf_amp
 from hf_amp import AMPArguments, AMPTrainer, AMPTrainerMixin
-from hf_amp.compatibility import loss_ignores_num_items, target_parameters, unconnected_processes
+from hf_amp.compatibility import (
+    all_parameters,
+    loss_ignores_num_items,
+    target_parameters,
+    unconnected_processes,
+)
 
 # --- refusals ---
 
@@ -144,7 +149,7 @@ def test_one_pattern_of_several_that_matches_nothing_is_warned_about(tmp_path, c
 def test_names_are_those_of_the_unwrapped_model():
     model = nn.DataParallel(torch.compile(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))))
     names = {id(p): n for n, p in model.module._orig_mod.named_parameters()}
-    found = [names[id(p)] for p in target_parameters(model, ("^1\\.",))]
+    found = [names[id(p)] for p in target_parameters(all_parameters(model), ("^1\\.",))]
     assert found == ["1.weight", "1.bias"]
 
 

@@ -22,14 +22,18 @@ def loss_of(model, seed=1):
     return lambda: nn.functional.cross_entropy(model(x), y)
 
 
-def ascended(model, epsilon, norm="tensor", inner_lr=1.0, inner_iter=1, grad_scale=1.0):
+def ascended(model, epsilon, norm="tensor", inner_lr=1.0, inner_iter=1, grad_scale=1.0, inside=True):
+    """A perturbation after N ascents, each inside `applied`, as the trainer makes them, or after it."""
     perturbation = Perturbation(model.parameters(), epsilon, norm)
     loss_at = loss_of(model)
     for _ in range(inner_iter):
         with gradients_set_aside(model.parameters()):
-            with perturbation.applied(keep_theta=True):
+            with perturbation.applied():
                 (loss_at() * grad_scale).backward()
-            perturbation.ascend(inner_lr, grad_scale)
+                if inside:
+                    perturbation.ascend(inner_lr, grad_scale)
+            if not inside:
+                perturbation.ascend(inner_lr, grad_scale)
     return perturbation
 
 
@@ -42,11 +46,12 @@ def delta_of(perturbation):
 @pytest.mark.parametrize("norm", ["tensor", "global"])
 @pytest.mark.parametrize("inner_iter", [1, 2, 3])
 @pytest.mark.parametrize(("epsilon", "inner_lr"), [(0.05, 1.0), (10.0, 1.0), (0.3, 0.2), (0.1, 1e6)])
-def test_delta_is_that_of_algorithm_1(norm, inner_iter, epsilon, inner_lr):
+@pytest.mark.parametrize("inside", [True, False])
+def test_delta_is_that_of_algorithm_1(norm, inner_iter, epsilon, inner_lr, inside):
     model = network()
     settings = {"epsilon": epsilon, "inner_lr": inner_lr, "inner_iter": inner_iter, "norm": norm}
     expected, _ = amp_perturbation(list(model.parameters()), loss_of(model), **settings)
-    perturbation = ascended(model, epsilon, norm, inner_lr, inner_iter)
+    perturbation = ascended(model, epsilon, norm, inner_lr, inner_iter, inside=inside)
     for got, want in zip(delta_of(perturbation), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
     norm_of_all = torch.cat([d.flatten() for d in expected]).norm()
@@ -99,10 +104,11 @@ def test_the_two_norms_differ_and_keep_to_their_balls():
 
 @pytest.mark.parametrize("inner_iter", [1, 2])
 @pytest.mark.parametrize("scale", [2.0**16, 2.0**-3])
-def test_a_scale_that_the_gradients_carry_changes_nothing(inner_iter, scale):
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_scale_that_the_gradients_carry_changes_nothing(inner_iter, scale, inside):
     plain = delta_of(ascended(network(), 0.05, inner_iter=inner_iter))
     for grad_scale in (scale, torch.tensor(scale)):
-        scaled = delta_of(ascended(network(), 0.05, inner_iter=inner_iter, grad_scale=grad_scale))
+        scaled = delta_of(ascended(network(), 0.05, inner_iter=inner_iter, grad_scale=grad_scale, inside=inside))
         for left, right in zip(plain, scaled, strict=True):
             torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-16)
 
@@ -131,20 +137,44 @@ class Copies(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("keep_theta", [True, False])
-def test_theta_that_is_kept_is_saved_once_for_all_passes_and_restored_after_each(keep_theta):
+def test_theta_is_saved_once_for_all_passes_of_a_step():
     model = network(dtype=torch.float32)
     before = [p.detach().clone() for p in model.parameters()]
-    perturbation = ascended(model, 0.5)
     with Copies() as copies:
-        for _ in range(3):
-            with perturbation.applied(keep_theta=keep_theta):
-                assert not torch.equal(model[0].weight, before[0])
-            assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
-    assert copies.count == (1 + 3 if keep_theta else 2 * 3)
+        perturbation = ascended(model, 0.5, inner_iter=3)
+        assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+        with perturbation.applied(keep_delta=False):
+            assert not torch.equal(model[0].weight, before[0])
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    assert copies.count == 1 + 3  # and it is put back after each of the three passes away from it
 
 
-def test_theta_that_is_not_kept_is_taken_anew_so_that_changes_between_passes_stay():
+def test_after_an_ascent_inside_the_parameters_are_theta_at_once():
+    model = network()
+    before = [p.detach().clone() for p in model.parameters()]
+    perturbation = ascended(model, 0.5)
+    with perturbation.applied():
+        loss_of(model)().backward()
+        perturbation.ascend(1.0)
+        assert all(map(torch.equal, model.parameters(), before))
+
+
+@pytest.mark.parametrize("inner_iter", [1, 2])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_kept_delta_moves_the_parameters_to_the_same_bits_each_time(inner_iter, inside):
+    model = network(dtype=torch.float32)
+    before = [p.detach().clone() for p in model.parameters()]
+    perturbation = ascended(model, 0.5, inner_iter=inner_iter, inside=inside)
+    places = []
+    for _ in range(3):
+        with perturbation.applied():
+            places.append([p.detach().clone() for p in model.parameters()])
+        assert all(map(torch.equal, model.parameters(), before))
+    assert not torch.equal(places[0][0], before[0])
+    assert all(torch.equal(*pair) for later in places[1:] for pair in zip(places[0], later, strict=True))
+
+
+def test_changes_of_theta_between_two_times_stay():
     model = network()
     perturbation = ascended(model, 0.5)
     with perturbation.applied():
@@ -154,6 +184,52 @@ def test_theta_that_is_not_kept_is_taken_anew_so_that_changes_between_passes_sta
     with perturbation.applied():
         pass
     assert model[0].weight.unique().tolist() == [7.0]
+
+
+class Interrupted(TorchDispatchMode):
+    """Raises before one of the operations, but those that put θ back: nothing could go on without them."""
+
+    def __init__(self, params, at):
+        super().__init__()
+        self.places, self.at, self.count = {param.data_ptr() for param in params}, at, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        restores = func is torch.ops.aten._foreach_copy_.default and args[0][0].data_ptr() in self.places
+        if not restores and func is not torch.ops.aten.detach.default:
+            self.count += 1
+            if self.count == self.at:
+                raise KeyboardInterrupt
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_are_back_after_an_interruption_before_any_operation_of_a_step():
+    def step(model):
+        perturbation = ascended(model, 0.5, inner_iter=2)
+        for keep_delta in (True, True, False):
+            with perturbation.applied(keep_delta):
+                loss_of(model)().backward()
+
+    model = network(dtype=torch.float32)
+    before = [p.detach().clone() for p in model.parameters()]
+    with Interrupted(model.parameters(), at=0) as whole:
+        step(model)
+    assert whole.count > 100
+    for at in range(1, whole.count + 1):
+        with pytest.raises(KeyboardInterrupt), Interrupted(model.parameters(), at):
+            step(model)
+        assert all(map(torch.equal, model.parameters(), before)), at
+
+
+def test_delta_is_zero_after_an_error():
+    model = network()
+    perturbation = ascended(model, 0.5)
+    for _ in range(2):  # in the first time that Δ is applied, and when it is kept
+        with pytest.raises(ValueError, match="stop"), perturbation.applied():
+            raise ValueError("stop")
+        assert all(torch.equal(d, torch.zeros_like(d)) for d in delta_of(perturbation))
+        perturbation = ascended(model, 0.5)
+        with perturbation.applied():
+            pass
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, torch.OutOfMemoryError])
@@ -200,27 +276,44 @@ def test_parameters_without_a_gradient_stay():
     assert delta[1].norm() > 0
 
 
-def test_a_first_gradient_at_a_later_inner_iteration_counts():
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_first_gradient_at_a_later_inner_iteration_counts(inside):
     early, late = (nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(2))
     perturbation = Perturbation([early, late], 1.0, "tensor")
     early.grad = torch.tensor([0.1, 0.0], dtype=torch.float64)
     perturbation.ascend(1.0)
-    with perturbation.applied(keep_theta=True):
+    with perturbation.applied():
         late.grad = torch.tensor([0.0, 0.2], dtype=torch.float64)
-    perturbation.ascend(1.0)
+        if inside:
+            perturbation.ascend(1.0)
+    if not inside:
+        perturbation.ascend(1.0)
     assert [d.tolist() for d in delta_of(perturbation)] == [[0.2, 0.0], [0.0, 0.2]]
     assert [param.tolist() for param in (early, late)] == [[0.0, 0.0], [0.0, 0.0]]
 
 
-def test_a_parameter_without_a_gradient_at_a_later_inner_iteration_keeps_its_delta():
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_parameter_without_a_gradient_at_a_later_inner_iteration_keeps_its_delta(inside):
     early, always = (nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(2))
     perturbation = Perturbation([early, always], 1.0, "tensor")
     early.grad, always.grad = (torch.tensor([value, 0.0], dtype=torch.float64) for value in (0.1, 0.2))
     perturbation.ascend(2.0)
-    with perturbation.applied(keep_theta=True):
+    with perturbation.applied():
         early.grad, always.grad = None, torch.tensor([0.0, 0.2], dtype=torch.float64)
-    perturbation.ascend(2.0)
+        if inside:
+            perturbation.ascend(2.0)
+    if not inside:
+        perturbation.ascend(2.0)
     assert [d.tolist() for d in delta_of(perturbation)] == [[0.2, 0.0], [0.4, 0.4]]
+
+
+def test_without_any_gradient_at_a_later_inner_iteration_delta_stays():
+    model = network()
+    expected = delta_of(ascended(model, 0.5))
+    perturbation = ascended(model, 0.5)
+    with gradients_set_aside(model.parameters()), perturbation.applied():
+        perturbation.ascend(1.0)
+    assert all(map(torch.equal, delta_of(perturbation), expected))
 
 
 def test_no_gradient_at_all_gives_no_perturbation():
@@ -312,6 +405,23 @@ def test_accumulated_gradients_are_hidden_and_put_back_after_an_error():
         loss_of(model)().backward()
         raise ValueError("stop")
     assert all(p.grad is b for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_a_random_perturbation_takes_the_place_of_one_that_is_applied_or_kept():
+    model = network()
+    before = [p.detach().clone() for p in model.parameters()]
+    expected = Perturbation(model.parameters(), 0.5, "tensor")
+    expected.randomize(torch.Generator().manual_seed(3))
+    expected = delta_of(expected)
+    for inside in (True, False):
+        perturbation = ascended(model, 0.5)
+        with perturbation.applied():
+            if inside:
+                perturbation.randomize(torch.Generator().manual_seed(3))
+                assert all(map(torch.equal, model.parameters(), before))
+        if not inside:
+            perturbation.randomize(torch.Generator().manual_seed(3))
+        assert all(map(torch.equal, delta_of(perturbation), expected))
 
 
 @pytest.mark.parametrize("norm", ["tensor", "global"])

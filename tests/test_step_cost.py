@@ -36,15 +36,15 @@ def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
         "AMPTrainer N=1, 4 micro-batches",
         "AMPTrainer, ascent on 1/16, 4 micro-batches",
     }
-    assert rows["Trainer"]["ratio"] == rows["Trainer, 4 micro-batches"]["ratio"] == 1.0
+    assert rows["Trainer"]["ratio"] == rows["Trainer, 4 micro-batches"]["fastest_ratio"] == 1.0
     low, high = rows["AMPTrainer N=1"]["cpu_ratio_quartiles"]
     assert low == rows["AMPTrainer N=1"]["cpu_ratio"] == high  # of a single repeat
+    assert rows["AMPTrainer N=1"]["ratio"] == rows["AMPTrainer N=1"]["fastest_ratio"]  # of a single step
     assert all(row["seconds"] > 0 for row in rows.values())
     assert 0 < rows["AMPTrainer N=1"]["own_work"] < rows["AMPTrainer N=1"]["ratio"]  # in steps of Trainer
     # Allocations are counted, not timed, so that these limits hold on any machine.
-    assert 0.9 < rows["AMPTrainer N=1"]["extra_memory_copies"] <= 1.05
-    assert rows["AMPTrainer N=2"]["extra_memory_copies"] <= 2.05
-    assert rows["AMPTrainer N=1, 4 micro-batches"]["extra_memory_copies"] <= 2.05
+    for label in ("AMPTrainer N=1", "AMPTrainer N=2", "AMPTrainer N=1, 4 micro-batches"):
+        assert 0.9 < rows[label]["extra_memory_copies"] <= 1.01, label
 
     refused = call("--models", "preactresnet18", "--dtype", "bfloat16")
     assert "holds figures with another dtype, float32, not bfloat16; use another --output_dir" in refused.stderr

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 from transformers.training_args import OptimizerNames
 
-from hf_amp.compatibility import target_parameters
+from hf_amp.compatibility import all_parameters, target_parameters
 from hf_amp.model_card import CardFacts
 from hf_amp.perturbation import Perturbation
 from hf_amp.trainer import AMPTrainer
@@ -141,7 +141,7 @@ class RMPTrainer(ImageTrainer):
         num_items_in_batch: Tensor | int | None,  # noqa: ARG002
     ) -> Perturbation:
         """Draw Δ for an optimizer step; the same on every process, and again after a resume."""
-        params = list(target_parameters(model, self._amp.target_parameters))
+        params = list(target_parameters(all_parameters(model), self._amp.target_parameters))
         perturbation = Perturbation(params, self._amp.epsilon, self._amp.norm)
         # One stream per step: a resumed run need not replay the earlier draws.
         seed = self.args.seed * 1_000_003 + self.state.global_step
