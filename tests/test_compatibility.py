@@ -424,14 +424,26 @@ def test_public_names_and_types():
     assert (importlib.resources.files("hf_amp") / "py.typed").is_file()
 
 
+def test_names_of_the_package_are_listed_and_others_refused():
+    assert set(hf_amp.__all__) <= set(dir(hf_amp))
+    with pytest.raises(AttributeError, match="module 'hf_amp' has no attribute 'AMPTrainner'"):
+        hf_amp.AMPTrainner  # noqa: B018 - the look-up is what is tried
+
+
+def test_the_command_that_pushes_does_not_wait_for_torch():
+    code = "import sys, hf_amp.push; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
 @pytest.mark.slow
 def test_importing_the_package_loads_nothing_heavy():
     heavy = ("datasets", "kornia", "matplotlib", "sklearn", "evaluate")
-    code = f"import sys, hf_amp; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, hf_amp.trainer; print([name for name in {heavy} if name in sys.modules])"
     # Not more than the Trainer by itself, which imports some of them where they are installed.
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     plain = subprocess.run(
-        [sys.executable, "-c", code.replace("hf_amp", "transformers.trainer")],
+        [sys.executable, "-c", code.replace("hf_amp.trainer", "transformers.trainer")],
         capture_output=True,
         text=True,
         check=True,
