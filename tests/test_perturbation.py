@@ -220,6 +220,25 @@ def test_weights_are_back_after_an_interruption_before_any_operation_of_a_step()
         assert all(map(torch.equal, model.parameters(), before)), at
 
 
+def test_delta_is_zero_and_not_a_part_of_it_after_an_interruption_on_the_way():
+    def there_and_back_twice(perturbation):
+        for _ in range(2):
+            with perturbation.applied():
+                pass
+
+    model = network()
+    with Interrupted(model.parameters(), at=0) as whole:
+        perturbation = ascended(model, 0.5)
+        whole.count = 0
+        there_and_back_twice(perturbation)
+    assert whole.count > 20
+    for at in range(1, whole.count + 1):
+        perturbation = ascended(model, 0.5)
+        with pytest.raises(KeyboardInterrupt), Interrupted(model.parameters(), at):
+            there_and_back_twice(perturbation)
+        assert all(torch.equal(d, torch.zeros_like(d)) for d in delta_of(perturbation)), at
+
+
 def test_delta_is_zero_after_an_error():
     model = network()
     perturbation = ascended(model, 0.5)
