@@ -1,7 +1,7 @@
 """The perturbation Δ: ascend, project, apply, restore. Tensors only; no losses, batches or Trainer in here.
 
 Symbols follow the paper (Zheng, Zhang, Mao, CVPR 2021, Algorithm 1): parameters θ, perturbation Δ, radius ε, inner
-learning rate ζ. Nothing in this module reads a tensor on the host, so no step waits for the device.
+learning rate ζ. Nothing in this module reads a tensor of a device on the host, so no step waits for the device.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -103,7 +103,7 @@ class Perturbation:
             for i, shard in enumerate(shards)
         }
         norms = self._norms(noise)
-        sizes = torch.tensor([param.numel() for param in self.params], dtype=norms.dtype, device=norms.device)
+        sizes = torch.stack([norms.new_full((), param.numel()) for param in self.params])
         dims = sizes if self.per_tensor else sizes.sum().reshape(1)
         device = shards[0].device
         uniform = torch.rand(dims.shape, dtype=norms.dtype, device=device, generator=generator).to(norms.device)
@@ -153,6 +153,8 @@ class Perturbation:
         elif self._perturbed:
             delta, factors = self._perturbed, factors.new_ones(1)
             torch._foreach_sub_(list(delta.values()), list(self._shards(delta).values()))
+        if not delta:
+            return
         for i, tensor, factor in _scaled(delta, factors * inverse_rate):
             if i in grads:
                 grads[i].addcmul_(tensor, factor)
@@ -181,9 +183,11 @@ class Perturbation:
         saved = {i: torch.empty_like(shards[i]) for i in unsaved}
         _copy(list(saved.values()), [shards[i] for i in unsaved])
         self._theta |= saved
+        # The factor 0 of gradients that are not finite would leave nan where they were inf or nan. In the host's memory
+        # it can be asked whether they are, which saves a pass over them.
+        known_finite = self._finite is not None and self._finite.is_cpu and bool(self._finite)
         for i, tensor, factor in _scaled(delta, self._factors):
-            # The factor 0 of gradients that are not finite would leave nan where they were inf or nan.
-            shards[i].addcmul_(tensor.nan_to_num_(nan=0.0), factor)
+            shards[i].addcmul_(tensor if known_finite else tensor.nan_to_num_(nan=0.0), factor)
 
     @torch.no_grad()
     def _keep_perturbed(self) -> None:

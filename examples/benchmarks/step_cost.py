@@ -8,8 +8,8 @@ over the steps of a repeat, from `on_step_begin` to `on_step_end`, and each is d
 micro-batches in the same repeat; given are the median over the repeats and, in brackets, the quartiles. "Fastest" is
 the shortest of all measured steps over that of `Trainer`, since what disturbs a machine can only make a step longer.
 Memory is the peak of what is allocated during a step, over that of `Trainer`, in copies of the trainable parameters.
-"Own work" is what a training step of `AMPTrainer` takes beside its passes, in a training of its own, over a step of
-`Trainer`.
+"Own work" is what a training step of `AMPTrainer`, or of the plain two passes, takes beside its passes, in a training of
+its own, over a step of `Trainer`.
 
     python examples/benchmarks/step_cost.py --models conv vit
     python examples/benchmarks/step_cost.py --models preactresnet18 wideresnet28_10 --device cuda --dtype bfloat16
@@ -35,7 +35,7 @@ import torch
 import transformers
 from authors_amp import PlainTwoPassTrainer, authors_ascent, authors_return
 from step_figure import save_figure
-from step_meters import WARM_UP, Clock, Memory, OwnWorkTrainer
+from step_meters import WARM_UP, Clock, Memory, OwnWorkTrainer, PlainOwnWorkTrainer
 from torch import nn
 from torch.utils.data import StackDataset
 from tqdm.auto import tqdm
@@ -215,18 +215,17 @@ def measure(name, options, output_dir):
     peaks = {base: runs[base].peak() for base in dict.fromkeys(bases.values())}
     for label in ("AMPTrainer N=1", "AMPTrainer N=2", f"AMPTrainer N=1{SPLIT}"):
         rows[label]["extra_memory_copies"] = (runs[label].peak() - peaks[bases[label]]) / size
-    for label, inner_iter in (("AMPTrainer N=1", 1), ("AMPTrainer N=2", 2)):
-        seconds = own_work(build(name), options, output_dir, inner_iter)
-        rows[label]["own_work"] = seconds / rows["Trainer"]["seconds"]
-    return {"parameters": size // 4, "rows": rows}
-
-
-def own_work(model, options, output_dir, inner_iter):
-    """Median seconds of what a training step of `AMPTrainer` takes beside its passes."""
-    trainer = TrainerRun(model, options, output_dir, cls=OwnWorkTrainer, amp_inner_iter=inner_iter).trainer
+    own = {
+        "AMPTrainer N=1": TrainerRun(build(name), options, output_dir, cls=OwnWorkTrainer, amp_inner_iter=1),
+        "AMPTrainer N=2": TrainerRun(build(name), options, output_dir, cls=OwnWorkTrainer, amp_inner_iter=2),
+        "plain two-pass Trainer": TrainerRun(build(name), options, output_dir, cls=PlainOwnWorkTrainer),
+    }
     for _ in range(options.repeats):
-        trainer.train()
-    return statistics.median(trainer.own_work)
+        for run in own.values():
+            run.trainer.train()
+    for label, run in own.items():
+        rows[label]["own_work"] = statistics.median(run.trainer.own_work) / rows["Trainer"]["seconds"]
+    return {"parameters": size // 4, "rows": rows}
 
 
 def times(repeats, of_trainer):

@@ -3,6 +3,7 @@
 import time
 
 import torch
+from authors_amp import PlainTwoPassTrainer
 from torch.profiler import ProfilerActivity, profile
 from transformers import Trainer, TrainerCallback
 
@@ -33,7 +34,7 @@ class Clock(TrainerCallback):
 
 
 class PassClock(Trainer):
-    """Adds up the wall seconds of its training steps, which are the passes of an `AMPTrainerMixin` before it."""
+    """Adds up the wall seconds of its training steps, which are the passes of a class before it."""
 
     pass_seconds = 0.0
 
@@ -44,8 +45,8 @@ class PassClock(Trainer):
         return loss
 
 
-class OwnWorkTrainer(AMPTrainerMixin, PassClock):
-    """An `AMPTrainer` that notes what each step after the warm-up takes beside its passes, in wall seconds."""
+class OwnWorkClock:
+    """Mixin before a trainer that makes its passes with `PassClock`: wall seconds that a step takes beside them."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -59,6 +60,14 @@ class OwnWorkTrainer(AMPTrainerMixin, PassClock):
         if self.state.global_step >= WARM_UP:
             self.own_work.append(ended - started - self.pass_seconds)
         return loss
+
+
+class OwnWorkTrainer(OwnWorkClock, AMPTrainerMixin, PassClock):
+    """An `AMPTrainer` that notes its own work."""
+
+
+class PlainOwnWorkTrainer(OwnWorkClock, PlainTwoPassTrainer, PassClock):
+    """The plain two passes, whose own work is what the authors' optimizer does."""
 
 
 class Memory(TrainerCallback):
