@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import amp_trainer
+from transformers import TrainingArguments
 
 BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmarks" / "step_cost.py"
 
@@ -41,7 +42,8 @@ def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
     assert low == rows["AMPTrainer N=1"]["cpu_ratio"] == high  # of a single repeat
     assert rows["AMPTrainer N=1"]["ratio"] == rows["AMPTrainer N=1"]["fastest_ratio"]  # of a single step
     assert all(row["seconds"] > 0 for row in rows.values())
-    assert 0 < rows["AMPTrainer N=1"]["own_work"] < rows["AMPTrainer N=1"]["ratio"]  # in steps of Trainer
+    for label in ("AMPTrainer N=1", "plain two-pass Trainer"):
+        assert 0 < rows[label]["own_work"] < rows[label]["ratio"]  # in steps of Trainer
     # Allocations are counted, not timed, so that these limits hold on any machine.
     for label in ("AMPTrainer N=1", "AMPTrainer N=2", "AMPTrainer N=1, 4 micro-batches"):
         assert 0.9 < rows[label]["extra_memory_copies"] <= 1.01, label
@@ -55,14 +57,21 @@ def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
     assert models["preactresnet18"]["parameters"] == 11_172_170
 
 
-@pytest.mark.parametrize(("inner_iter", "own"), [(1, 3), (2, 4)])
-def test_own_work_is_the_training_step_without_its_passes(tmp_path, monkeypatch, inner_iter, own):
+@pytest.mark.parametrize(
+    ("cls", "settings", "own"),
+    [
+        ("OwnWorkTrainer", {"amp_inner_iter": 1}, 3),
+        ("OwnWorkTrainer", {"amp_inner_iter": 2}, 4),
+        ("PlainOwnWorkTrainer", {"arguments": TrainingArguments}, 3),
+    ],
+)
+def test_own_work_is_the_training_step_without_its_passes(tmp_path, monkeypatch, cls, settings, own):
     monkeypatch.syspath_prepend(BENCHMARK.parent)  # as for a script
     import step_meters
 
     readings = iter(range(1000))  # a second between two looks at the clock: one within each pass, `own` around them
     monkeypatch.setattr(step_meters, "synchronised_clocks", lambda device: (next(readings), 0))
-    trainer = amp_trainer(tmp_path, cls=step_meters.OwnWorkTrainer, amp_inner_iter=inner_iter, max_steps=3)
+    trainer = amp_trainer(tmp_path, cls=getattr(step_meters, cls), max_steps=3, **settings)
     trainer.train()
     assert trainer.own_work == [own] * (3 - step_meters.WARM_UP)
 

@@ -8,8 +8,8 @@ over the steps of a repeat, from `on_step_begin` to `on_step_end`, and each is d
 micro-batches in the same repeat; given are the median over the repeats and, in brackets, the quartiles. "Fastest" is
 the shortest of all measured steps over that of `Trainer`, since what disturbs a machine can only make a step longer.
 Memory is the peak of what is allocated during a step, over that of `Trainer`, in copies of the trainable parameters.
-"Own work" is what a training step of `AMPTrainer`, or of the plain two passes, takes beside its passes, in a training of
-its own, over a step of `Trainer`.
+"Own work" is what a training step of `AMPTrainer`, or of the plain two passes, takes beside its passes, in trainings of
+their own, interleaved too, over a step of `Trainer`.
 
     python examples/benchmarks/step_cost.py --models conv vit
     python examples/benchmarks/step_cost.py --models preactresnet18 wideresnet28_10 --device cuda --dtype bfloat16
