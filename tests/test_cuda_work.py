@@ -1,68 +1,20 @@
-"""What AMP does on a CUDA device beside its passes, on fake tensors: they know shapes and devices, and hold no values.
-
-An operation on tensors of two devices raises, as on a real one, and so does reading a value on the host.
-"""
+"""What AMP does on a CUDA device beside its passes, on fake tensors, which need none."""
 
 import pytest
 import torch
+from fake_cuda import CUDA, Recorder, fake_cuda
 from tiny import ModelThatCounts, Points, TinyModel, amp_trainer, tiny_model
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from transformers import Trainer
 
 from hf_amp import AMPTrainerMixin
 from hf_amp.perturbation import Perturbation
 
-CUDA = torch.device("cuda:0")
-
-
-class Recorder(TorchDispatchMode):
-    """Counts the kernels on the device; refuses copies between host and device, for which the host would wait."""
-
-    def __init__(self):
-        super().__init__()
-        self.kernels = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if func is torch.ops.prim.device.default:  # asked by Python's own `tensor.device`
-            return out
-        read, written = ({t.device.type for t in tree_leaves(x) if isinstance(t, torch.Tensor)} for x in (args, out))
-        if "cpu" in read ^ written and "cuda" in read | written and read:
-            raise AssertionError(f"{func} moves data from {read} to {written}")
-        if "cuda" in read and func.name().split("::")[1].split(".")[0] not in ("detach", "empty_like", "unbind"):
-            self.kernels.append(func.name())
-        return out
-
-
-def copy(target, source):
-    torch._foreach_copy_([target], [source])
-    return target
-
-
-def item(tensor, index):
-    if isinstance(index, slice):
-        start, stop, _ = index.indices(len(tensor))
-        return tensor.narrow(0, start, stop - start)
-    return tensor.select(0, index)
-
-
-EQUALS = {torch.Tensor.copy_: copy, torch.Tensor.__getitem__: item, torch.Tensor.__invert__: torch.logical_not}
-
-
-class WithoutDeviceGuards(TorchFunctionMode):
-    """Methods of tensors that ask for a CUDA build even where tensors are fake, as operations that do not."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        return EQUALS.get(func, func)(*args, **(kwargs or {}))
-
 
 @pytest.fixture
 def fake():
-    with FakeTensorMode(), WithoutDeviceGuards():
+    with fake_cuda():
         yield
 
 
@@ -190,7 +142,7 @@ def test_a_step_adds_no_wait_for_the_device(tmp_path, monkeypatch, settings, sca
     trainer.create_optimizer_and_scheduler(3)
     if scaled:
         monkeypatch.setattr(trainer.accelerator, "scaler", Scaler())
-    with FakeTensorMode(), WithoutDeviceGuards():
+    with fake_cuda():
         move(trainer, monkeypatch)
         samples = {"x": torch.zeros(8, 6, device=CUDA), "labels": torch.zeros(8, dtype=torch.long, device=CUDA)}
         window, num_items = trainer.get_batch_samples(iter([samples, dict(samples)]), 2, CUDA)

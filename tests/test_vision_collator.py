@@ -7,12 +7,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
+from fake_cuda import CUDA, Recorder, fake_cuda
 from tiny_images import REAL, image_split, own_cache
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_amp.vision import DecodedImages, EpochCallback, ImageCollator, load_image_dataset, normalisation
+from hf_amp.vision import DecodedImages, EpochCallback, ImageCollator, autoaugment, load_image_dataset, normalisation
+from hf_amp.vision import collator as collator_module
 from hf_amp.vision.augmentation import AUGMENTATIONS
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -322,6 +324,29 @@ def test_a_gpu_makes_the_batches_of_a_cpu(augmentation):
             batch_of(images, collator)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("mixup_alpha", [None, 1.0])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_a_batch_of_images_on_a_gpu_is_made_there_without_a_wait(monkeypatch, augmentation, mixup_alpha):
+    images, collator = images_of(), collator_of(augmentation, mixup_alpha=mixup_alpha)
+    monkeypatch.setattr(DecodedImages, "epoch", 0)
+    # The one thing that comes from the host, from pinned memory, which fake tensors cannot have.
+    on_device = {"dtype": torch.int64, "device": CUDA}
+    monkeypatch.setattr(DecodedImages, "place", lambda self, indices: torch.zeros(len(indices), **on_device))
+    with fake_cuda():
+        images._pixels = torch.zeros(images._pixels.shape, dtype=torch.uint8, device=CUDA)
+        images.labels = torch.zeros(len(images), **on_device)
+        try:
+            batch_of(images, collator)  # tables are copied to the device once
+            selections = images.__getitems__(list(range(12)))
+            with Recorder() as recorder:
+                batch = collator(selections)
+        finally:
+            for table in (collator_module._scale_and_shift, autoaugment._policy_table):
+                table.cache_clear()
+    assert batch["pixel_values"].device == batch["labels"].device == CUDA
+    assert recorder.kernels
 
 
 def test_workers_cannot_use_a_gpu(monkeypatch):
