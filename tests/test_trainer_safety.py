@@ -290,6 +290,7 @@ def test_a_step_reads_no_tensor_on_the_host(tmp_path, monkeypatch, scope, norm):
     class Step(Scaled):
         def training_step(self, *args, **kwargs):
             with monkeypatch.context() as patch:
+                patch.setattr(torch.Tensor, "is_cpu", False)  # so that the step goes as on a GPU
                 for name in ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "cpu", "numpy"):
                     original = getattr(torch.Tensor, name)
                     patch.setattr(
