@@ -14,6 +14,7 @@ Rank r writes OUTPUT_DIR/NAME.r.pt: parameters and buffers, logs, numbers of cal
 saves its model to OUTPUT_DIR/NAME-model.
 """
 
+import gc
 import json
 import os
 import sys
@@ -117,4 +118,5 @@ if __name__ == "__main__":
     for case in cases:
         run(case, output)
     if dist.is_initialized():  # gloo's threads may abort a process that ends before its groups are destroyed
+        gc.collect()  # trainers refer to themselves, and to groups
         dist.destroy_process_group()
