@@ -11,6 +11,7 @@ from tiny import amp_trainer
 from transformers import TrainingArguments
 
 BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmarks" / "step_cost.py"
+PLAIN_PASSES = BENCHMARK.with_name("plain_passes.py")
 
 
 @pytest.mark.slow
@@ -57,6 +58,32 @@ def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
     assert models["preactresnet18"]["parameters"] == 11_172_170
 
 
+@pytest.mark.slow
+def test_steps_beside_the_plain_passes_are_of_networks_built_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARK.parent)  # as for a script
+    import step_cost
+
+    built = []
+    of_step_cost = step_cost.build
+    monkeypatch.setattr(step_cost, "build", lambda name: built.append(name) or of_step_cost(name))
+    words = ["--batch_size", "2", "--steps", "1", "--device", "cpu", "--output_dir", str(tmp_path)]
+
+    def call(*more):
+        monkeypatch.setattr(sys, "argv", ["plain_passes.py", *words, *more])
+        runpy.run_path(str(PLAIN_PASSES), run_name="__main__")
+        return json.loads((tmp_path / "plain_passes.json").read_text())
+
+    conv = call("--models", "conv", "--repeats", "3")["models"]["conv"]
+    assert built == ["conv"] * 4 * 3
+    assert set(conv["rows"]) == {"Trainer", "plain two-pass Trainer", "plain two-pass loop"}
+    for row in conv["rows"].values():
+        assert len(row["ratios"]) == 3
+        assert row["quartiles"][0] <= row["ratio"] == sorted(row["ratios"])[1] <= row["quartiles"][1]
+    assert conv["rows"]["Trainer"]["ratio"] > 1
+    assert call("--models", "vit", "--repeats", "1")["models"]["conv"] == conv
+    assert "| vit, batch 2, 1 × 1 |" in capsys.readouterr().out.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("cls", "settings", "own"),
     [
@@ -76,31 +103,41 @@ def test_own_work_is_the_training_step_without_its_passes(tmp_path, monkeypatch,
     assert trainer.own_work == [own] * (3 - step_meters.WARM_UP)
 
 
-@pytest.mark.parametrize("page", ["README.md", "examples/benchmarks/RESULTS.md"])
-def test_commands_that_are_shown_use_flags_that_there_are(page, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("page", "benchmark"),
+    [
+        ("README.md", BENCHMARK),
+        ("README.md", PLAIN_PASSES),
+        ("examples/benchmarks/RESULTS.md", BENCHMARK),
+        ("examples/benchmarks/RESULTS.md", PLAIN_PASSES),
+    ],
+)
+def test_commands_that_are_shown_use_flags_that_there_are(page, benchmark, monkeypatch, capsys):
     shown = (BENCHMARK.parents[2] / page).read_text().replace("\\\n", " ")
-    flags = set(re.findall(r"--\w+", " ".join(re.findall(r"python \S+step_cost\.py(.*)", shown))))
+    flags = set(re.findall(r"--\w+", " ".join(re.findall(rf"python \S+{benchmark.name}(.*)", shown))))
     assert "--models" in flags
-    monkeypatch.setattr(sys, "argv", ["step_cost.py", "--help"])
+    monkeypatch.setattr(sys, "argv", [benchmark.name, "--help"])
     monkeypatch.syspath_prepend(BENCHMARK.parent)  # as for a script
     with pytest.raises(SystemExit):
-        runpy.run_path(str(BENCHMARK), run_name="__main__")
+        runpy.run_path(str(benchmark), run_name="__main__")
     assert flags <= set(re.findall(r"--\w+", capsys.readouterr().out))
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("benchmark", "words", "text"),
     [
-        (("--repeats", "0"), "--steps and --repeats must be >= 1"),
-        (("--batch_size", "6"), "--batch_size must be a multiple of 4, which it is also split into, got 6"),
-        (("--device", "cpu", "--sync_debug"), "--sync_debug needs --device cuda, got cpu; leave it out"),
-        (("--device", "cuda"), "--device cuda needs a CUDA device, and torch finds none; use --device cpu"),
+        (BENCHMARK, ("--repeats", "0"), "--steps and --repeats must be >= 1"),
+        (BENCHMARK, ("--batch_size", "6"), "--batch_size must be a multiple of 4, which it is also split into, got 6"),
+        (BENCHMARK, ("--device", "cpu", "--sync_debug"), "--sync_debug needs --device cuda, got cpu; leave it out"),
+        (BENCHMARK, ("--device", "cuda"), "--device cuda needs a CUDA device, and torch finds none; use --device cpu"),
+        (PLAIN_PASSES, ("--device", "cuda"), "--device cuda needs a CUDA device, and torch finds none"),
+        (PLAIN_PASSES, ("--batch_size", "0"), "--batch_size must be >= 1, got 0; raise it"),
     ],
 )
-def test_bad_options_are_refused(words, text, monkeypatch, capsys):
+def test_bad_options_are_refused(benchmark, words, text, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["step_cost.py", *words])
+    monkeypatch.setattr(sys, "argv", [benchmark.name, *words])
     monkeypatch.syspath_prepend(BENCHMARK.parent)  # as for a script
     with pytest.raises(SystemExit):
-        runpy.run_path(str(BENCHMARK), run_name="__main__")
+        runpy.run_path(str(benchmark), run_name="__main__")
     assert text in capsys.readouterr().err

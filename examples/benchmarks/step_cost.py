@@ -286,19 +286,24 @@ def parse():
             f"--batch_size must be a multiple of {MICRO_BATCHES}, which it is also split into, "
             f"got {options.batch_size}; use e.g. 32"
         )
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda needs a CUDA device, and torch finds none; use --device cpu")
     if options.sync_debug and options.device != "cuda":
         parser.error(f"--sync_debug needs --device cuda, got {options.device}; leave it out")
-    options.conditions = conditions(options)
-    options.record = read_json(options.output_dir / JSON_NAME) or {**options.conditions, "models": {}}
-    for name, value in options.conditions.items():
-        if options.record[name] != value:
-            parser.error(
-                f"--output_dir {options.output_dir} holds figures with another {name}, {options.record[name]}, not "
-                f"{value}; use another --output_dir"
-            )
+    add_record(options, parser, JSON_NAME)
     return options
+
+
+def add_record(options, parser, name):
+    """Give options the conditions of this call and the record in output_dir; refuse those that do not fit."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a CUDA device, and torch finds none; use --device cpu")
+    options.conditions = conditions(options)
+    options.record = read_json(options.output_dir / name) or {**options.conditions, "models": {}}
+    for condition, value in options.conditions.items():
+        if options.record[condition] != value:
+            parser.error(
+                f"--output_dir {options.output_dir} holds figures with another {condition}, "
+                f"{options.record[condition]}, not {value}; use another --output_dir"
+            )
 
 
 def conditions(options):
