@@ -19,6 +19,7 @@ STUDIES = {
     "cheap_cifar10_clean": ("cheap_amp", "cifar10", 0.0),
     "cheap_cifar10_accumulated": ("cheap_amp", "cifar10", 0.4),
     "cheap_cifar10_large_batch": ("cheap_amp", "cifar10", 0.4),
+    "cheap_cifar10_random": ("cheap_amp", "cifar10", 0.4),
     "cheap_cifar10_gpu": ("cheap_amp", "cifar10", 0.4),
     "choosing_epsilon": ("choosing_epsilon", "digits", 0.2),
     "choosing_epsilon_width": ("choosing_epsilon", "digits", 0.2),
