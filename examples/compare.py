@@ -5,12 +5,12 @@ python examples/compare.py --dataset digits --methods erm amp sam --label_noise 
     --validation_fraction 0.2 --select amp_epsilon=0.03,0.1,0.3
 
 A method may have settings of its own: erm:num_train_epochs=60 amp:amp_epsilon=0.3,amp_ascent_fraction=0.1.
-All other flags are those of image_classification.py. What is done is not run again. Writes comparison.json
-and
+All other flags are those of image_classification.py. What is done is not run again. Writes comparison.json and
 comparison.png to output_dir.
 """
 
 import argparse
+import gc
 import sys
 
 from accelerate import PartialState
@@ -68,4 +68,5 @@ def main(argv: list[str] | None = None) -> dict:
 
 if __name__ == "__main__":
     main()
+    gc.collect()  # trainers refer to themselves, and to the process group
     PartialState().destroy_process_group()  # of several processes; gloo may abort one that ends before this

@@ -9,6 +9,7 @@ output_dir.
 The same command goes on where a stopped one ended. Several processes: accelerate launch examples/....py
 """
 
+import gc
 import sys
 
 from accelerate import PartialState
@@ -37,4 +38,5 @@ def main(argv: list[str] | None = None) -> dict:
 
 if __name__ == "__main__":
     main()
+    gc.collect()  # trainers refer to themselves, and to the process group
     PartialState().destroy_process_group()  # of several processes; gloo may abort one that ends before this

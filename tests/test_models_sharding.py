@@ -11,6 +11,7 @@ from small_networks import SMALL_NAMES, images, small_network
 
 # Runs in each process: one pass of every network, sharded, on this process's half of the images.
 SHARDED = """
+import gc
 import sys
 
 import torch
@@ -46,7 +47,9 @@ for name in SMALL_NAMES:
 if dist.get_rank() == 0:
     torch.save(found, sys.argv[1])
 dist.barrier()  # the first process that is gone may take the other with it
-dist.destroy_process_group()  # and gloo may abort a process that ends before this
+del found, accelerator, model, _  # they refer to the group, and in circles
+gc.collect()
+dist.destroy_process_group()  # and gloo may abort a process that ends before this, or before they are gone
 """
 
 

@@ -334,6 +334,7 @@ def test_a_batch_of_images_on_a_gpu_is_made_there_without_a_wait(monkeypatch, au
     # The one thing that comes from the host, from pinned memory, which fake tensors cannot have.
     on_device = {"dtype": torch.int64, "device": CUDA}
     monkeypatch.setattr(DecodedImages, "place", lambda self, indices: torch.zeros(len(indices), **on_device))
+    autoaugment.published_policy("cifar10")  # imports kornia, which makes tensors then that must not be fake
     with fake_cuda():
         images._pixels = torch.zeros(images._pixels.shape, dtype=torch.uint8, device=CUDA)
         images.labels = torch.zeros(len(images), **on_device)
