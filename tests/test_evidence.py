@@ -1,8 +1,9 @@
-"""The settings behind the figures of this repository are read by the commands that they name."""
+"""The settings behind the figures are read by the commands that they name; what is told of the figures is theirs."""
 
 import json
 import math
 import re
+import statistics
 
 import pytest
 from commands import EXAMPLES, TINY_MODEL, load_example
@@ -129,3 +130,43 @@ def test_committed_figures_of_the_comparisons_are_complete(name):
     assert content["complete"]
     assert all(row["summary"]["last"]["error_rate"]["n"] >= 5 for row in content["rows"])
     assert (EVIDENCE / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("base", "shown"),
+    [
+        ("Trainer", "2.031 ± 0.003"),
+        ("plain two-pass Trainer", "1.001 ± 0.003"),
+        ("plain two-pass loop", "0.998 ± 0.003"),
+    ],
+)
+def test_mean_cost_beside_each_base_is_that_of_the_figures(base, shown):
+    names = ("plain_passes", "plain_passes_batch_4", "plain_passes_first_of_batch_16")
+    ratios = [
+        ratio
+        for name in names
+        for model in json.loads((EVIDENCE / "figures" / f"{name}.json").read_text())["models"].values()
+        for ratio in model["rows"][base]["ratios"]
+    ]
+    logs = [math.log(ratio) for ratio in ratios]
+    error = statistics.stdev(logs) / math.sqrt(len(logs))
+    assert len(ratios) == 88
+    assert f"{math.exp(statistics.mean(logs)):.3f} ± {error:.3f}" == shown
+    assert shown in (EXAMPLES / "benchmarks" / "RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("study", "way", "shown"),
+    [
+        ("cheap_cifar10_clean", "ascent on 6%, its batch norm statistics not kept", "1.7 ± 0.6"),
+        ("cheap_cifar10_clean", "ascent on 12%, its batch norm statistics not kept", "1.2 ± 0.6"),
+        ("cheap_cifar10_random", "random direction (RMP)", "3.4 ± 1.1"),
+    ],
+)
+def test_gain_over_erm_seed_by_seed_is_that_of_the_figures(study, way, shown):
+    rows = json.loads((EVIDENCE / "figures" / f"{study}.json").read_text())["rows"]
+    errors = {row["label"]: row["errors_by_seed"] for row in rows}
+    gains = [100 * (erm - other) for erm, other in zip(errors["ERM"], errors[way], strict=True)]
+    error = statistics.stdev(gains) / math.sqrt(len(gains))
+    assert f"{statistics.mean(gains):.1f} ± {error:.1f}" == shown
+    assert shown in (EXAMPLES / "benchmarks" / "RESULTS.md").read_text()

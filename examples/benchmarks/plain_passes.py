@@ -3,8 +3,8 @@
 The steps of one network can all be a few per cent shorter or longer than those of an equal one, for as long as it lives
 (where its tensors lie in memory may be why). `step_cost.py` keeps its networks for all repeats, so that this does not
 average out there. Here each repeat builds a network for each of `Trainer`, `AMPTrainer` with N = 1 and the two plain
-ones of `step_cost.py`, takes its steps and lets go of it; who comes first changes from repeat to repeat. Given are, of
-the ratios within each repeat (of median steps), the median and the quartiles.
+ones of `step_cost.py`, takes its steps and lets go of it; who comes first changes from repeat to repeat (--repeats best is
+a multiple of 4). Given are, of the ratios within each repeat (of median steps), the median and the quartiles.
 
     python examples/benchmarks/plain_passes.py --models conv vit
 
@@ -12,15 +12,12 @@ Writes plain_passes.json to output_dir, after each network; those of former call
 is measured again is replaced. About memory allocation and threads see `step_cost.py`.
 """
 
-import argparse
 import gc
 import statistics
 import tempfile
-from pathlib import Path
 
-import torch
 from authors_amp import PlainTwoPassTrainer
-from step_cost import PlainLoop, TrainerRun, add_record, build, quartiles
+from step_cost import PlainLoop, TrainerRun, add_record, base_parser, build, quartiles
 from tqdm.auto import tqdm
 
 from hf_amp.vision.results import write_json
@@ -63,13 +60,7 @@ def table(models):
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="+", default=["conv", "vit"], help="conv, vit, or names of hf_amp.models")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=2, help="measured steps of each repeat")
-    parser.add_argument("--repeats", type=int, default=8, help="best a multiple of 4: then each is first as often")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/plain_passes"), help="where everything goes")
+    parser = base_parser(__doc__, "outputs/plain_passes")
     options = parser.parse_args()
     for name in ("batch_size", "steps", "repeats"):
         if getattr(options, name) < 1:

@@ -267,17 +267,23 @@ def table(name, result):
     return "\n".join(lines)
 
 
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def base_parser(description, output_dir):
+    """Return a parser of the flags that choose what is measured, how often and where, shared with plain_passes.py."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=["conv", "vit"], help="conv, vit, or names of hf_amp.models")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=4, help="measured steps of each repeat")
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output_dir", type=Path, default=Path(output_dir), help="where everything goes")
+    return parser
+
+
+def parse():
+    parser = base_parser(__doc__, "outputs/step_cost")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
     parser.add_argument("--torch_compile", action="store_true")
     parser.add_argument("--sync_debug", action="store_true", help="CUDA: fail where a step waits for the device")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/step_cost"), help="where everything goes")
     options = parser.parse_args()
     if min(options.steps, options.repeats) < 1:
         parser.error("--steps and --repeats must be >= 1; raise the one that is not")
