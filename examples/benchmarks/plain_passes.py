@@ -3,8 +3,8 @@
 The steps of one network can all be a few per cent shorter or longer than those of an equal one, for as long as it lives
 (where its tensors lie in memory may be why). `step_cost.py` keeps its networks for all repeats, so that this does not
 average out there. Here each repeat builds a network for each of `Trainer`, `AMPTrainer` with N = 1 and the two plain
-ones of `step_cost.py`, takes its steps and lets go of it; who comes first changes from repeat to repeat (--repeats best is
-a multiple of 4). Given are, of the ratios within each repeat (of median steps), the median and the quartiles.
+ones of `step_cost.py`, takes its steps and lets go of it; who comes first changes from repeat to repeat (--repeats best
+is a multiple of 4). Given are, of the ratios within each repeat (of median steps), the median and the quartiles.
 
     python examples/benchmarks/plain_passes.py --models conv vit
 
