@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from commands import TINY, load_example
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from hf_amp.vision.seed_run import SeedRun
 
@@ -116,6 +118,25 @@ def test_families_leave_out_ways_but_never_erm_and_amp(cheap):
         "random direction (RMP)",
     ]
     assert len(cheap.chosen_ways(10, cheap.parse([])[0].families)) == len(cheap.entries(10))
+
+
+@pytest.mark.parametrize("costs", [(1.06, 1.06, 1.06), (1.04, 1.06, 1.065), (1.0, 2.0, 2.0)])
+def test_marks_of_points_that_lie_close_together_do_not_cover_each_other(cheap, costs):
+    rows = [
+        {"label": label, "family": label, "mark": "12%, k=2", "error": {"mean": mean, "standard_error": 0.01}}
+        for label, mean in zip("ABC", (0.586, 0.5862, 0.5858), strict=True)
+    ]
+    figure = Figure()
+    axes = figure.subplots()
+    cheap.draw_errors(axes, rows, costs)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert any(box.count_overlaps(boxes) > 1 for box in boxes)  # one place for all marks is not enough
+
+    cheap.spread_marks(axes)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert all(box.count_overlaps(boxes) == 1 for box in boxes)  # itself
+    assert [to_hex(text.get_color()) for text in axes.texts] == [to_hex(color) for color in ("C0", "C1", "C2")]
 
 
 def test_share_of_the_gain_that_is_kept(cheap):

@@ -22,7 +22,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
@@ -43,6 +45,15 @@ from hf_amp.vision.sources import Images
 ERM, TWICE, AMP = "ERM", "ERM, twice the epochs", "AMP"
 JSON_NAME, FIGURE_NAME, TIMING_NAME = "cheap_amp.json", "cheap_amp.png", "timing.json"
 WORTHWHILE = 0.9  # share of AMP's gain that a cheaper way should keep
+# Where the mark of a point may stand, since many lie close together: points to the right and up, and its alignment.
+MARK_PLACES = [
+    (6, 3, "left"),
+    (-6, 3, "right"),
+    (6, -10, "left"),
+    (-6, -10, "right"),
+    (6, 14, "left"),
+    (-6, 14, "right"),
+]
 
 
 @dataclass(frozen=True)
@@ -236,25 +247,60 @@ def draw(path, rows, title):
         grid[1][column].set(xlabel="forward-backward passes / ERM's")
         grid[0][column].legend(fontsize=8)
     figure.suptitle(title)
+    figure.draw_without_rendering()  # so that it is known where points are
+    for axes in figure.axes:
+        spread_marks(axes)
     save_png(figure, path)
 
 
 def draw_errors(axes, rows, costs_of_rows):
-    """Draw the errors of rows against their costs, one line for each family, and what is aimed at."""
+    """Draw the errors of rows against their costs, one line for each family, and what is aimed at.
+
+    The axis of the costs widens those of little more than ERM's, which matter most.
+    """
     places = {row["label"]: (cost, row["error"]["mean"] * 100) for row, cost in zip(rows, costs_of_rows, strict=True)}
     for family in dict.fromkeys(row["family"] for row in rows):
         line = [row for row in rows if row["family"] == family]
         x, y = zip(*(places[row["label"]] for row in line), strict=True)
         errors = [(row["error"]["standard_error"] or 0.0) * 100 for row in line]
-        axes.errorbar(x, y, errors, marker="o", capsize=3, label=family)
-    for row in rows:
-        axes.annotate(row["mark"], places[row["label"]], (4, 4), textcoords="offset points", fontsize=8)
+        color = axes.errorbar(x, y, errors, marker="o", capsize=3, label=family).lines[0].get_color()
+        for row in line:
+            place = places[row["label"]]
+            axes.annotate(row["mark"], place, MARK_PLACES[0][:2], textcoords="offset points", fontsize=8, color=color)
     if {ERM, AMP} <= places.keys() and places[ERM][1] > places[AMP][1]:
         wanted = places[ERM][1] - WORTHWHILE * (places[ERM][1] - places[AMP][1])
         axes.axhline(wanted, color="grey", linestyle=":", label=f"{WORTHWHILE:.0%} of AMP's gain")
     axes.axvline(1.1, color="grey", linestyle="--", label="1.10 × ERM")
-    axes.margins(x=0.15)
+    axes.set_xscale(
+        "function", functions=(lambda cost: np.arcsinh((cost - 1) / 0.05), lambda place: 1 + 0.05 * np.sinh(place))
+    )
+    axes.set_xticks([1, 1.05, 1.1, 1.2, 1.5, 2, 3], labels=["1", "1.05", "1.1", "1.2", "1.5", "2", "3"])
+    axes.margins(x=0.13)
     axes.set_ylabel("test error in %")
+
+
+def spread_marks(axes):
+    """Put each mark beside its point where it covers least: points, error bars, the legend and other marks."""
+    texts = [text for text in axes.texts if text.get_text()]
+    points = axes.transData.transform(
+        [point for line in axes.lines if line.get_marker() == "o" for point in line.get_xydata()]
+    )
+    covered = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in points]
+    for bars in axes.collections:
+        for segment in bars.get_segments():
+            (x, low), (_, high) = axes.transData.transform(segment)
+            covered.append(Bbox.from_bounds(x - 1, low, 2, high - low))
+    if legend := axes.get_legend():
+        covered.append(legend.get_window_extent())
+    for text in texts:
+
+        def box_at(place, text=text):
+            *offset, alignment = place
+            text.set(position=offset, horizontalalignment=alignment)
+            return text.get_window_extent()
+
+        best = min(MARK_PLACES, key=lambda place: box_at(place).count_overlaps(covered))
+        covered.append(box_at(best))
 
 
 def parse(argv):
