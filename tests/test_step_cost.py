@@ -126,7 +126,7 @@ def test_commands_that_are_shown_use_flags_that_there_are(page, benchmark, monke
 @pytest.mark.parametrize(
     ("benchmark", "words", "text"),
     [
-        (BENCHMARK, ("--repeats", "0"), "--steps and --repeats must be >= 1"),
+        (BENCHMARK, ("--repeats", "0"), "--repeats must be >= 1, got 0; raise it"),
         (BENCHMARK, ("--batch_size", "6"), "--batch_size must be a multiple of 4, which it is also split into, got 6"),
         (BENCHMARK, ("--device", "cpu", "--sync_debug"), "--sync_debug needs --device cuda, got cpu; leave it out"),
         (BENCHMARK, ("--device", "cuda"), "--device cuda needs a CUDA device, and torch finds none; use --device cpu"),

@@ -62,9 +62,6 @@ def table(models):
 def parse():
     parser = base_parser(__doc__, "outputs/plain_passes")
     options = parser.parse_args()
-    for name in ("batch_size", "steps", "repeats"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be >= 1, got {getattr(options, name)}; raise it")
     options.dtype, options.torch_compile, options.sync_debug = "float32", False, False
     add_record(options, parser, JSON_NAME)
     return options

@@ -285,8 +285,6 @@ def parse():
     parser.add_argument("--torch_compile", action="store_true")
     parser.add_argument("--sync_debug", action="store_true", help="CUDA: fail where a step waits for the device")
     options = parser.parse_args()
-    if min(options.steps, options.repeats) < 1:
-        parser.error("--steps and --repeats must be >= 1; raise the one that is not")
     if options.batch_size < MICRO_BATCHES or options.batch_size % MICRO_BATCHES:
         parser.error(
             f"--batch_size must be a multiple of {MICRO_BATCHES}, which it is also split into, "
@@ -299,7 +297,10 @@ def parse():
 
 
 def add_record(options, parser, name):
-    """Give options the conditions of this call and the record in output_dir; refuse those that do not fit."""
+    """Give options the conditions of this call and the record in output_dir; refuse what does not fit."""
+    for flag in ("batch_size", "steps", "repeats"):
+        if getattr(options, flag) < 1:
+            parser.error(f"--{flag} must be >= 1, got {getattr(options, flag)}; raise it")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a CUDA device, and torch finds none; use --device cpu")
     options.conditions = conditions(options)
