@@ -152,7 +152,7 @@ def build_model(model: ModelArguments, training: ImageTrainingArguments, images:
     if model.model in MODEL_NAMES:
         own = {"num_channels": images.num_channels, "image_size": images.image_size[0]}
         config = build_config(model.model, **{**own, **overrides, **model.config_overrides()})
-        return AutoModelForImageClassification.from_config(config)
+        return _channels_last(AutoModelForImageClassification.from_config(config))
     if not Path(model.model).is_dir() and "/" not in model.model:
         raise ValueError(
             f"`model` must be one of {', '.join(MODEL_NAMES)}, a Hub id (owner/name) or a folder, got "
@@ -165,6 +165,13 @@ def build_model(model: ModelArguments, training: ImageTrainingArguments, images:
         raise ValueError(
             f"`model` {model.model} has no config field {unknown[0]!r}; choose another method, or correct `model_args`"
         )
-    return AutoModelForImageClassification.from_pretrained(
-        model.model, config=AutoConfig.from_pretrained(model.model, **overrides), ignore_mismatched_sizes=True
+    return _channels_last(
+        AutoModelForImageClassification.from_pretrained(
+            model.model, config=AutoConfig.from_pretrained(model.model, **overrides), ignore_mismatched_sizes=True
+        )
     )
+
+
+def _channels_last(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the network with its kernels stored channels last: the layout in which convolutions are fast."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
