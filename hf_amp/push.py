@@ -16,8 +16,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelCard, get_token, is_offline_mode
 
 from hf_amp.files import write_whole
-from hf_amp.hub_access import PublishingError, check_write_access, endpoint, make_branch, make_repository, short
-from hf_amp.model_card import moved_to
+from hf_amp.hub.access import PublishingError, check_write_access, endpoint, make_branch, make_repository, short
+from hf_amp.hub.card import moved_to
 
 CARD_NAME = "README.md"
 # The same as the Trainer leaves out, and what is nobody's business.

@@ -22,10 +22,10 @@ from hf_amp.compatibility import (
     warn_of_half_precision,
 )
 from hf_amp.gradient_sync import gradient_sync
+from hf_amp.hub.mixin import PublishingMixin
 from hf_amp.norm_stats import frozen_norm_stats
 from hf_amp.perturbation import Perturbation, gradients_set_aside
 from hf_amp.perturbation_log import PerturbationLog
-from hf_amp.publishing import PublishingMixin
 from hf_amp.training_args import AMPSettings
 
 logger = logging.get_logger(__name__)
@@ -44,7 +44,7 @@ class AMPTrainerMixin(PublishingMixin):
     their difference, `perturbation_norm`, ‖Δ‖₂ over all parameters, each averaged as `loss` is (a plain step counts
     with Δ = 0), and `skipped_ascents`, the number of steps whose Δ was 0 because of an inf or nan gradient.
 
-    Publishing (`push_to_hub`, `create_model_card`) is described in `hf_amp.publishing`.
+    Publishing (`push_to_hub`, `create_model_card`) is described in `hf_amp.hub.mixin`.
 
     Source: Zheng, Zhang, Mao, *Regularizing Neural Networks via Adversarial Model Perturbation*, CVPR 2021,
     Algorithm 1. Departures: weights are put back from a copy, not by subtraction; gradients are clipped once, for the

@@ -2,7 +2,7 @@
 
 import json
 
-from hf_amp.environment import environment
+from hf_amp.hub.environment import environment
 
 
 def test_environment_names_versions_and_hardware():

@@ -10,7 +10,7 @@ from small_networks import small_network
 from tiny_images import image_split, own_cache, write_parquet
 from transformers import AutoModelForImageClassification
 
-from hf_amp.model_card import CardFacts, is_untouched
+from hf_amp.hub.card import CardFacts, is_untouched
 from hf_amp.vision import flatness_report, make_image_processor
 from hf_amp.vision.card import write_image_card
 from hf_amp.vision.flatness_figures import save_contours, save_perturbation, save_reliability, save_surfaces

@@ -46,7 +46,7 @@ def test_the_committed_cards_are_what_the_command_writes_without_results(tmp_pat
 
 
 def test_the_template_is_that_of_the_package():
-    package = Path(hf_amp.__file__).parent / "templates" / "model_card.md"
+    package = Path(hf_amp.__file__).parent / "hub" / "templates" / "model_card.md"
     assert (CARDS / "template.md").read_text() == package.read_text()
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hf_amp import hub_access
-from hf_amp.hub_access import PublishingError, check_write_access, later_command, make_branch, short
+from hf_amp.hub import access as hub_access
+from hf_amp.hub.access import PublishingError, check_write_access, later_command, make_branch, short
 
 
 def owner(monkeypatch, role="write", orgs=(), **access):

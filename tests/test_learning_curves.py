@@ -2,8 +2,8 @@
 
 import pytest
 
-from hf_amp import learning_curves
-from hf_amp.learning_curves import save_learning_curves
+from hf_amp.hub import learning_curves
+from hf_amp.hub.learning_curves import save_learning_curves
 
 POINTS = [
     {"epoch": 1.0, "step": 5, "loss": 1.0, "eval_nll": 1.0, "eval_error_rate": 0.1},

@@ -1,6 +1,6 @@
 """What is read from a Trainer's log."""
 
-from hf_amp.log_history import curves, evaluations
+from hf_amp.hub.log_history import curves, evaluations
 
 
 def test_curves_join_training_and_evaluation_of_a_step():

@@ -10,7 +10,7 @@ import torch
 from hub_server.cards import check_card
 from huggingface_hub import ModelCard
 
-from hf_amp.model_card import (
+from hf_amp.hub.card import (
     CardFacts,
     Evaluation,
     eval_results,

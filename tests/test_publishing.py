@@ -15,8 +15,8 @@ from huggingface_hub import ModelCard
 from test_launch import torchrun
 from tiny_images import image_split, random_images, write_parquet
 
+from hf_amp.hub.mixin import UnsavedToken
 from hf_amp.models import PreActResNetForImageClassification
-from hf_amp.publishing import UnsavedToken
 from hf_amp.vision import DecodedImages, ImageCollator
 
 pytest_plugins = ["hub_server.fixture"]

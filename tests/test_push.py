@@ -10,8 +10,8 @@ import torch
 from hub_server import READ_TOKEN, WRITE_TOKEN, client_environment
 from safetensors.torch import save_file
 
-from hf_amp.hub_access import PublishingError
-from hf_amp.model_card import CardFacts, is_untouched, render_card
+from hf_amp.hub.access import PublishingError
+from hf_amp.hub.card import CardFacts, is_untouched, render_card
 from hf_amp.push import files_to_publish, main
 
 pytest_plugins = ["hub_server.fixture"]

@@ -9,7 +9,7 @@ from hub_server.cards import check_card
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
-from hf_amp.model_card import is_untouched
+from hf_amp.hub.card import is_untouched
 from hf_amp.vision.arguments import DataArguments
 from hf_amp.vision.card import describe_data
 

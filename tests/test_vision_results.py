@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from hf_amp.learning_curves import save_learning_curves
+from hf_amp.hub.learning_curves import save_learning_curves
 from hf_amp.vision.figures import save_comparison
 from hf_amp.vision.results import (
     check_output_dir,

@@ -28,7 +28,7 @@ from matplotlib.transforms import Bbox
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from hf_amp.learning_curves import save_png
+from hf_amp.hub.learning_curves import save_png
 from hf_amp.vision.command_line import expand_config, known_names, parse_command_line
 from hf_amp.vision.comparison import Comparison, Selection, Variant
 from hf_amp.vision.experiment import Experiment

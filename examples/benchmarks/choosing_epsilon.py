@@ -15,7 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from transformers.utils import logging
 
-from hf_amp.learning_curves import save_png
+from hf_amp.hub.learning_curves import save_png
 from hf_amp.vision.command_line import expand_config, given_names, known_names, parse_command_line
 from hf_amp.vision.comparison import Comparison, Variant, comparison_table
 from hf_amp.vision.results import write_json

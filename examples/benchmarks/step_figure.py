@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from hf_amp.learning_curves import save_png
+from hf_amp.hub.learning_curves import save_png
 
 AIMS = {"AMPTrainer N=1": 2 * 1.02, "AMPTrainer N=2": 3 * 1.02}  # (N + 1) × 1.02
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers.training_args import OptimizerNames
 
-from hf_amp.card_facts import NO_DEFENCE, figures_in, pipeline_code
 from hf_amp.files import write_whole
-from hf_amp.model_card import CardFacts, Evaluation, is_untouched, render_card
-from hf_amp.publishing import CARD_NAME
+from hf_amp.hub.card import CardFacts, Evaluation, is_untouched, render_card
+from hf_amp.hub.facts import NO_DEFENCE, figures_in, pipeline_code
+from hf_amp.hub.mixin import CARD_NAME
 from hf_amp.vision.arguments import DataArguments, ImageTrainingArguments
 from hf_amp.vision.datasets import KNOWN_DATASETS, canonical_name
 from hf_amp.vision.methods import METHODS

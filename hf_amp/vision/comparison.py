@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hf_amp.environment import environment
+from hf_amp.hub.environment import environment
 from hf_amp.vision.card import add_comparison
 from hf_amp.vision.command_line import parse_command_line
 from hf_amp.vision.experiment import Experiment

@@ -11,9 +11,9 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoModelForImageClassification
 
-from hf_amp.card_facts import hardware_line
 from hf_amp.files import write_whole
-from hf_amp.model_card import AMP_TAG, LABELS, LIBRARY_TAG, template
+from hf_amp.hub.card import AMP_TAG, LABELS, LIBRARY_TAG, template
+from hf_amp.hub.facts import hardware_line
 from hf_amp.models import build_config
 from hf_amp.vision.card import TITLES
 from hf_amp.vision.datasets import KNOWN_DATASETS

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from hf_amp.learning_curves import save_png
+from hf_amp.hub.learning_curves import save_png
 
 
 def save_comparison(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str) -> None:

@@ -19,7 +19,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from hf_amp.learning_curves import save_png
+from hf_amp.hub.learning_curves import save_png
 
 Models = Sequence[Mapping[str, Any]]
 

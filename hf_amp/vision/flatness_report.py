@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from hf_amp.card_facts import command_line
-from hf_amp.environment import environment
+from hf_amp.hub.environment import environment
+from hf_amp.hub.facts import command_line
 from hf_amp.vision.card import show_figures
 from hf_amp.vision.flatness import (
     Point,

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import PreTrainedModel, PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_amp.log_history import curves
-from hf_amp.model_card import CardFacts
+from hf_amp.hub.card import CardFacts
+from hf_amp.hub.log_history import curves
 from hf_amp.vision.arguments import ImageTrainingArguments
 from hf_amp.vision.card import FACTS_NAME, image_facts
 from hf_amp.vision.epoch_callback import EpochCallback

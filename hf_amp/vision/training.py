@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers.training_args import OptimizerNames
 
 from hf_amp.compatibility import all_parameters, target_parameters
-from hf_amp.model_card import CardFacts
+from hf_amp.hub.card import CardFacts
 from hf_amp.perturbation import Perturbation
 from hf_amp.trainer import AMPTrainer
 from hf_amp.vision.arguments import ImageTrainingArguments

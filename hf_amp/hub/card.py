@@ -220,7 +220,7 @@ def moved_to(card: str, repo_id: str) -> str:
 def template(name: str) -> Any:
     """Return a template of the package."""
     environment = Environment(
-        loader=PackageLoader("hf_amp", "templates"),
+        loader=PackageLoader("hf_amp.hub", "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hf_amp.files import write_whole
-from hf_amp.log_history import is_metric
+from hf_amp.hub.log_history import is_metric
 
 _LOSSES = ("eval_loss", "eval_nll")
 
@@ -19,7 +19,7 @@ def save_learning_curves(path: str | os.PathLike[str], runs: Sequence[Mapping[st
 
     Args:
         path: PNG file to write.
-        runs: per run `curves`, as `hf_amp.log_history.curves` returns it; `label` and `eval_split` (what was evaluated)
+        runs: per run `curves`, as `log_history.curves` returns it; `label` and `eval_split` (what was evaluated)
             where known. Where `eval_error_rate` was logged it is what is drawn, else every other `eval_…` metric.
         title: above the figure.
     """

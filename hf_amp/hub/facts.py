@@ -15,9 +15,9 @@ from huggingface_hub import HfApi, is_offline_mode
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.modelcard import TASK_MAPPING
 
-from hf_amp.environment import environment
-from hf_amp.log_history import evaluations
-from hf_amp.model_card import CardFacts, Evaluation
+from hf_amp.hub.card import CardFacts, Evaluation
+from hf_amp.hub.environment import environment
+from hf_amp.hub.log_history import evaluations
 
 if TYPE_CHECKING:
     from hf_amp.training_args import AMPSettings
@@ -138,7 +138,7 @@ def command_line() -> str | None:
 
 
 def hardware_line(hardware: Mapping[str, Any]) -> str:
-    """Return the hardware of `hf_amp.environment.environment` in words."""
+    """Return the hardware of `hf_amp.hub.environment.environment` in words."""
     processes = f", {hardware['processes']} processes" if hardware["processes"] > 1 else ""
     if hardware["device_count"]:
         return f"{hardware['device_count']} × {hardware['device']}{processes}"
