@@ -39,8 +39,8 @@ def refuse_trainer(trainer: "Trainer") -> None:
         if found := sorted(name for name in names if _MAKES_DATA.fullmatch(name)):
             _refuse(
                 base.__name__,
-                f"its `{method}` generates data with the model or keeps a batch back (`{found[0]}`), so that the passes "
-                "of one step would see different data; train it without AMP, or make its data set first (e.g. with "
+                f"its `{method}` generates data with the model or keeps a batch back (`{found[0]}`), so the passes of "
+                "one step would see different data; train it without AMP, or make its data set first (e.g. with "
                 "`generate`) and train on that with a trainer that reads it, such as trl's SFTTrainer or DPOTrainer",
             )
     for base, _, names in _overrides(type(trainer), "get_train_dataloader"):
@@ -87,7 +87,8 @@ def samples_of_known(trainer: "Trainer", inputs: Any) -> Samples | None:
         return None
     if "cu_seq_lens_q" in inputs:
         return _sequences_in_one_row(inputs)
-    if "attention_mask" not in inputs and _length(inputs.get("position_ids")) == 1:
+    one_row = all(_length(inputs.get(key)) == 1 for key in ("input_ids", "position_ids"))
+    if one_row and inputs.get("attention_mask") is None:
         _refuse_share(
             "sequences that are joined to one row, without their lengths",
             "nothing says where a sequence ends; collate with `DataCollatorWithFlattening(return_flash_attn_kwargs="
@@ -116,7 +117,8 @@ def _rows(inputs: Mapping[str, Any], size: int, branches: int = 1, least: int = 
     """Samples that are rows of every tensor and items of every list; `branches` of them in longer tensors."""
     for key, value in inputs.items():
         rows = _length(value)
-        if rows is not None and (_RAGGED.search(key) or rows not in (size, branches * size)):
+        fits = (size, branches * size) if isinstance(value, Tensor) else (size,)
+        if rows is not None and (_RAGGED.search(key) or rows not in fits):
             _refuse_share(
                 f"a batch in which {key!r} has {rows} rows for {size} samples",
                 "it cannot be told which belong to which sample; pad the samples to one shape (sentence-transformers: "

@@ -1,0 +1,139 @@
+"""What a share of a real batch is, for `amp_ascent_fraction` < 1: the batch that the collator makes of the first samples.
+
+The loss tells: that of the first n samples cut from a batch is that of the first n samples, collated by themselves.
+"""
+
+import copy
+import functools
+
+import pytest
+import torch
+from kinds import KINDS, embeddings, sft, triplets_of_a_batch
+from sentence_transformers.sentence_transformer import losses
+from tiny_text import pairs, preferences, tiny_llama, tokenizer
+from transformers import DataCollatorWithFlattening
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+from trl.experimental.tpo import TPOConfig, TPOTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from hf_amp.trainers import refuse_share, samples_of_known
+from kinds import TRL, trainer_of  # isort: skip
+
+
+def triple(folder, method, **arguments):
+    data = preferences().map(lambda row: {"reference": row["chosen"] + " dog"})
+    passed = {"model": tiny_llama(), "processing_class": tokenizer(), "train_dataset": data}
+    return trainer_of(folder, method, TPOTrainer, TPOConfig, TRL | arguments, **passed)
+
+
+def without_reference(folder, method, classes, **arguments):
+    passed = {"model": tiny_llama(), "processing_class": tokenizer(), "train_dataset": preferences()}
+    return trainer_of(folder, method, *classes, TRL | {"remove_unused_columns": False} | arguments, **passed)
+
+
+CUT = {name: kind for name, kind in KINDS.items() if not name.startswith(("PEFT", "Seq2Seq"))} | {
+    "TPO": triple,
+    "TPO, two answers": functools.partial(triple, tpo_alpha=0.0),
+    "CPO": functools.partial(without_reference, classes=(CPOTrainer, CPOConfig)),
+    "ORPO": functools.partial(without_reference, classes=(ORPOTrainer, ORPOConfig)),
+    "SFT, padding-free": functools.partial(sft, padding_free=True, max_length=None),
+}
+
+
+def rows_and_batch(trainer, count=6):
+    """Samples as the collator gets them, and the batch of them all."""
+    loader = trainer.get_train_dataloader()
+    rows = [loader.dataset[i] for i in range(count)]
+    return rows, trainer._prepare_inputs(loader.collate_fn(copy.deepcopy(rows))), loader.collate_fn
+
+
+def loss(trainer, inputs):
+    trainer.model.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return trainer.compute_loss(trainer.model, dict(inputs)).item()
+
+
+@pytest.mark.parametrize("name", list(CUT))
+def test_a_share_is_the_batch_of_the_first_samples(name, tmp_path):
+    trainer = CUT[name](tmp_path, "plain")
+    trainer.model_wrapped = trainer.model
+    trainer.current_gradient_accumulation_steps = 1
+    rows, batch, collate = rows_and_batch(trainer)
+    before = copy.deepcopy(batch)
+    samples = samples_of_known(trainer, batch)
+    documents = [len(row["seq_lengths"]) if "seq_lengths" in row else 1 for row in rows]  # of packed rows
+    assert samples.size == sum(documents)
+    for count in (2, 3, 5):
+        expected = loss(trainer, trainer._prepare_inputs(collate(copy.deepcopy(rows[:count]))))
+        share = samples.take(sum(documents[:count]))
+        assert loss(trainer, share) == pytest.approx(expected, rel=1e-5)
+        assert abs(expected - loss(trainer, batch)) > 1e-4
+    torch.testing.assert_close(batch, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("DPO", 1), ("SFT", 1), ("KTO", 2), ("MultipleNegativesRanking", 2), ("CrossEncoder, lists", 2)]
+)
+def test_the_fewest_samples_that_make_sense_together(name, least, tmp_path):
+    trainer = KINDS[name](tmp_path, "plain")
+    assert samples_of_known(trainer, rows_and_batch(trainer)[1]).least == least
+
+
+def test_packed_sequences_are_cut_between_documents(tmp_path):
+    trainer = sft(tmp_path, "plain")
+    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True, pad_to_multiple_of=8)
+    batch = collate([{"input_ids": [5, 6, 7]}, {"input_ids": [8, 9]}, {"input_ids": [5, 5, 5, 5]}])
+    samples = samples_of_known(trainer, batch)
+    assert samples.size == 3  # and not the padding
+    share = samples.take(2)
+    assert share["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
+    assert share["labels"].tolist() == [[-100, 6, 7, -100, 9]]
+    assert share["cu_seq_lens_q"].tolist() == [0, 3, 5]
+    assert share["max_length_k"] == 3
+    assert share["seq_idx"].tolist() == [[0, 0, 0, 1, 1]]
+
+
+def test_sequences_in_one_row_need_their_lengths(tmp_path):
+    trainer = KINDS["Seq2Seq"](tmp_path, "plain")
+    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}, {"input_ids": [8, 9], "labels": [8, 9]}]
+    with pytest.raises(NotImplementedError, match=r"without their lengths: .*return_flash_attn_kwargs=True"):
+        samples_of_known(trainer, DataCollatorWithFlattening()(rows))
+    known = samples_of_known(trainer, DataCollatorWithFlattening(return_flash_attn_kwargs=True)(rows))
+    assert known.size == 2
+    assert known.take(1)["input_ids"].tolist() == [[5, 6, 7]]
+
+
+def test_other_trainers_have_the_general_cut(tmp_path):
+    trainer = KINDS["Seq2Seq"](tmp_path, "plain")
+    assert samples_of_known(trainer, rows_and_batch(trainer)[1]) is None
+
+
+def test_rows_that_no_sample_can_be_given_are_refused(tmp_path):
+    trainer = KINDS["DPO"](tmp_path, "plain")
+    _, batch, _ = rows_and_batch(trainer)
+    with pytest.raises(NotImplementedError, match=r"`amp_ascent_fraction` < 1 .*'pixel_values' has 7 rows for 6 samples"):
+        samples_of_known(trainer, {**batch, "pixel_values": torch.zeros(7, 3)})
+    with pytest.raises(NotImplementedError, match=r"'image_grid_thw' has 12 rows for 6 samples.*amp_ascent_fraction=1.0"):
+        samples_of_known(trainer, {**batch, "image_grid_thw": torch.zeros(12, 3)})
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_losses_that_need_labels_in_the_batch_are_refused(nested, tmp_path):
+    if nested:
+        trainer = embeddings(
+            tmp_path,
+            "plain",
+            lambda model: losses.MatryoshkaLoss(model, losses.BatchHardTripletLoss(model), matryoshka_dims=[16, 8]),
+            pairs(),
+        )
+    else:
+        trainer = triplets_of_a_batch(tmp_path, "plain")
+    with pytest.raises(NotImplementedError, match=r"`amp_ascent_fraction` < 1 with the loss Batch(All|Hard)TripletLoss"):
+        refuse_share(trainer)
+
+
+@pytest.mark.parametrize("name", ["MultipleNegativesRanking", "DPO", "CrossEncoder", "Seq2Seq"])
+def test_the_share_of_others_is_not_refused(name, tmp_path):
+    refuse_share(KINDS[name](tmp_path, "plain"))
