@@ -1,6 +1,6 @@
 """Tests with the libraries of the extra `integrations`; where they are not installed, nothing here is collected.
 
-    pip install torch -e ".[test,integrations]" && python -m pytest tests/integrations
+pip install torch -e ".[test,integrations]" && python -m pytest tests/integrations
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-import pytest  # noqa: E402 - the libraries read the environment when they are imported
+import pytest
 
 LIBRARIES = ("trl", "sentence_transformers", "peft")
 missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]

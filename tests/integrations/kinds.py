@@ -114,9 +114,7 @@ def dpo(folder, method, peft_config=None, **arguments):
 
 def reward(folder, method, **arguments):
     passed = {"processing_class": tokenizer(), "train_dataset": preferences()}
-    return trainer_of(
-        folder, method, RewardTrainer, RewardConfig, TRL | arguments, model=tiny_reward_llama(), **passed
-    )
+    return trainer_of(folder, method, RewardTrainer, RewardConfig, TRL | arguments, model=tiny_reward_llama(), **passed)
 
 
 def kto(folder, method, **arguments):

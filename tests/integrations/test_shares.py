@@ -8,7 +8,7 @@ import functools
 
 import pytest
 import torch
-from kinds import KINDS, embeddings, sft, triplets_of_a_batch
+from kinds import KINDS, TRL, embeddings, sft, trainer_of, triplets_of_a_batch
 from sentence_transformers.sentence_transformer import losses
 from tiny_text import pairs, preferences, tiny_llama, tokenizer
 from transformers import DataCollatorWithFlattening
@@ -18,7 +18,6 @@ from trl.experimental.tpo import TPOConfig, TPOTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from hf_amp.trainers import refuse_share, samples_of_known
-from kinds import TRL, trainer_of  # isort: skip
 
 
 def triple(folder, method, **arguments):
@@ -32,7 +31,7 @@ def without_reference(folder, method, classes, **arguments):
     return trainer_of(folder, method, *classes, TRL | {"remove_unused_columns": False} | arguments, **passed)
 
 
-CUT = {name: kind for name, kind in KINDS.items() if not name.startswith(("PEFT", "Seq2Seq"))} | {
+CUT = {name: kind for name, kind in KINDS.items() if not name.startswith(("PEFT", "Seq2Seq", "DPO, LoRA"))} | {
     "TPO": triple,
     "TPO, two answers": functools.partial(triple, tpo_alpha=0.0),
     "CPO": functools.partial(without_reference, classes=(CPOTrainer, CPOConfig)),
@@ -70,7 +69,11 @@ def test_a_share_is_the_batch_of_the_first_samples(name, tmp_path):
         share = samples.take(sum(documents[:count]))
         assert loss(trainer, share) == pytest.approx(expected, rel=1e-5)
         assert abs(expected - loss(trainer, batch)) > 1e-4
-    torch.testing.assert_close(batch, before)
+    tensors = [(value, before[key]) for key, value in batch.items() if isinstance(value, torch.Tensor)]
+    assert all(torch.equal(*pair) for pair in tensors)
+    assert {key: len(value) for key, value in batch.items() if isinstance(value, list)} == {
+        key: len(value) for key, value in before.items() if isinstance(value, list)
+    }
 
 
 @pytest.mark.parametrize(
@@ -113,9 +116,13 @@ def test_other_trainers_have_the_general_cut(tmp_path):
 def test_rows_that_no_sample_can_be_given_are_refused(tmp_path):
     trainer = KINDS["DPO"](tmp_path, "plain")
     _, batch, _ = rows_and_batch(trainer)
-    with pytest.raises(NotImplementedError, match=r"`amp_ascent_fraction` < 1 .*'pixel_values' has 7 rows for 6 samples"):
+    with pytest.raises(
+        NotImplementedError, match=r"`amp_ascent_fraction` < 1 .*'pixel_values' has 7 rows for 6 samples"
+    ):
         samples_of_known(trainer, {**batch, "pixel_values": torch.zeros(7, 3)})
-    with pytest.raises(NotImplementedError, match=r"'image_grid_thw' has 12 rows for 6 samples.*amp_ascent_fraction=1.0"):
+    with pytest.raises(
+        NotImplementedError, match=r"'image_grid_thw' has 12 rows for 6 samples.*amp_ascent_fraction=1.0"
+    ):
         samples_of_known(trainer, {**batch, "image_grid_thw": torch.zeros(12, 3)})
 
 
@@ -130,7 +137,9 @@ def test_losses_that_need_labels_in_the_batch_are_refused(nested, tmp_path):
         )
     else:
         trainer = triplets_of_a_batch(tmp_path, "plain")
-    with pytest.raises(NotImplementedError, match=r"`amp_ascent_fraction` < 1 with the loss Batch(All|Hard)TripletLoss"):
+    with pytest.raises(
+        NotImplementedError, match=r"`amp_ascent_fraction` < 1 with the loss Batch(All|Hard)TripletLoss"
+    ):
         refuse_share(trainer)
 
 

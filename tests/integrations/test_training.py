@@ -64,7 +64,13 @@ def amp_run(kind, tmp_path_factory):
     start, watcher = everything_trained(trainer), Watcher()
     trainer.add_callback(watcher)
     trainer.train()
-    return {"folder": folder, "start": start, "end": everything_trained(trainer), "trainer": trainer, "seen": watcher.seen}
+    return {
+        "folder": folder,
+        "start": start,
+        "end": everything_trained(trainer),
+        "trainer": trainer,
+        "seen": watcher.seen,
+    }
 
 
 def test_epsilon_0_is_bit_identical_to_the_plain_class(kind, tmp_path):

@@ -19,7 +19,23 @@ from transformers import (
 )
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "eos_token": "</s>"}
-WORDS = "a the cat dog bird fish sees likes eats red blue small big house in".split()
+WORDS = [
+    "a",
+    "the",
+    "cat",
+    "dog",
+    "bird",
+    "fish",
+    "sees",
+    "likes",
+    "eats",
+    "red",
+    "blue",
+    "small",
+    "big",
+    "house",
+    "in",
+]
 
 
 def tokenizer():
