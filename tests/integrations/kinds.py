@@ -26,9 +26,9 @@ from tiny_text import (
     judged,
     pairs,
     preferences,
+    save_tiny_bert,
+    save_tiny_classifier,
     texts,
-    tiny_bert_folder,
-    tiny_classifier_folder,
     tiny_llama,
     tiny_reward_llama,
     tiny_t5,
@@ -125,12 +125,12 @@ def kto(folder, method, **arguments):
 # --- sentence-transformers ---
 
 
-def embedder():
-    return SentenceTransformer(modules=[Transformer(tiny_bert_folder()), Pooling(16)], device="cpu")
+def embedder(folder):
+    return SentenceTransformer(modules=[Transformer(save_tiny_bert(folder / "model")), Pooling(16)], device="cpu")
 
 
 def embeddings(folder, method, loss_of, data, **arguments):
-    model = embedder()
+    model = embedder(folder)
     set_seed(2)  # losses may have parameters
     return trainer_of(
         folder,
@@ -153,6 +153,17 @@ def cached_mnrl(folder, method, **arguments):
     return embeddings(folder, method, loss, pairs(), **arguments)
 
 
+def gathered_mnrl(folder, method, **arguments):
+    """The pairs of all processes are negatives, as those of one larger batch are."""
+    loss = functools.partial(losses.MultipleNegativesRankingLoss, gather_across_devices=True)
+    return embeddings(folder, method, loss, pairs(), **arguments)
+
+
+def cosine(folder, method, **arguments):
+    data = pairs(label=[i % 5 / 4 for i in range(32)])
+    return embeddings(folder, method, losses.CosineSimilarityLoss, data, **arguments)
+
+
 def softmax_loss(folder, method, **arguments):
     """Its classifier is in the optimizer and not in the model."""
     loss = functools.partial(losses.SoftmaxLoss, embedding_dimension=16, num_labels=3)
@@ -165,7 +176,7 @@ def triplets_of_a_batch(folder, method, **arguments):
 
 
 def reranker(folder, method, loss_of, data, **arguments):
-    model = CrossEncoder(tiny_classifier_folder(), num_labels=1, device="cpu")
+    model = CrossEncoder(save_tiny_classifier(folder / "model"), num_labels=1, device="cpu")
     classes = CrossEncoderTrainer, CrossEncoderTrainingArguments
     return trainer_of(folder, method, *classes, arguments, model=model, loss=loss_of(model), train_dataset=data)
 
@@ -189,13 +200,13 @@ def cross_encoder_lists(folder, method, **arguments):
 def peft(folder, method, **arguments):
     use_dora = arguments.pop("use_dora", False)
     model = get_peft_model(tiny_reward_llama(), lora(task_type="SEQ_CLS", use_dora=use_dora))
-    tokens = torch.randint(5, 20, (32, 8), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(5, 19, (32, 8), generator=torch.Generator().manual_seed(0))
     data = StackDataset(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=tokens[:, :1].float() / 20)
     return trainer_of(folder, method, Trainer, TrainingArguments, arguments, model=model, train_dataset=data)
 
 
 def seq2seq(folder, method, **arguments):
-    tokens = torch.randint(5, 20, (32, 6), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(5, 19, (32, 6), generator=torch.Generator().manual_seed(0))
     data = StackDataset(input_ids=tokens, labels=tokens.flip(1))
     classes = Seq2SeqTrainer, Seq2SeqTrainingArguments
     return trainer_of(folder, method, *classes, arguments, model=tiny_t5(), train_dataset=data)
@@ -219,3 +230,6 @@ KINDS = {
     "PEFT, DoRA": functools.partial(peft, use_dora=True),
     "Seq2Seq": seq2seq,
 }
+
+# Losses that are the same however the batch is split; that of in-batch negatives is, if all processes share them.
+SEVERAL_PROCESSES = {"CosineSimilarity": cosine, "MultipleNegativesRanking, gathered": gathered_mnrl}

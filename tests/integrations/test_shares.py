@@ -1,4 +1,4 @@
-"""What a share of a real batch is, for `amp_ascent_fraction` < 1: the batch that the collator makes of the first samples.
+"""Shares of real batches, for `amp_ascent_fraction` < 1: what the collator makes of the first samples.
 
 The loss tells: that of the first n samples cut from a batch is that of the first n samples, collated by themselves.
 """

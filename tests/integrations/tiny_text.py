@@ -1,7 +1,6 @@
 """Tiny random language models, a tokenizer and data sets of a few words: made on the spot, no network."""
 
 import random
-import tempfile
 
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -19,23 +18,7 @@ from transformers import (
 )
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "eos_token": "</s>"}
-WORDS = [
-    "a",
-    "the",
-    "cat",
-    "dog",
-    "bird",
-    "fish",
-    "sees",
-    "likes",
-    "eats",
-    "red",
-    "blue",
-    "small",
-    "big",
-    "house",
-    "in",
-]
+WORDS = ["a", "the", "cat", "dog", "bird", "fish", "sees", "likes", "eats", "red", "blue", "small", "big", "house"]
 
 
 def tokenizer():
@@ -58,20 +41,19 @@ def tiny_reward_llama():
     return tiny_llama(LlamaForSequenceClassification, num_labels=1)
 
 
-def tiny_bert_folder(cls=BertModel, seed=0, **config):
-    """A folder with a BERT and its tokenizer, as sentence-transformers loads them. No dropout: passes can be repeated."""
+def save_tiny_bert(folder, cls=BertModel, seed=0, **config):
+    """Save a BERT and its tokenizer, as sentence-transformers loads them; without dropout, so that passes repeat."""
     set_seed(seed)
     sizes = {"vocab_size": len(tokenizer()), "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 64}
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
-    folder = tempfile.mkdtemp(prefix="tiny-bert-")
     model = cls(BertConfig(num_hidden_layers=2, num_attention_heads=2, **sizes, **dropout, **config))
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
-    return folder
+    return str(folder)
 
 
-def tiny_classifier_folder(num_labels=1):
-    return tiny_bert_folder(BertForSequenceClassification, num_labels=num_labels)
+def save_tiny_classifier(folder):
+    return save_tiny_bert(folder, BertForSequenceClassification, num_labels=1)
 
 
 def tiny_t5(seed=0):

@@ -1,0 +1,70 @@
+"""Two processes, by `accelerate launch` and by torchrun, train the weights of one process with the same batch."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from launch.train_kinds import run
+from test_launch import accelerate, torchrun
+
+SCRIPT = Path(__file__).parent / "launch" / "train_kinds.py"
+KINDS = ["SFT", "SFT, LoRA", "DPO", "CosineSimilarity", "MultipleNegativesRanking, gathered", "CrossEncoder"]
+HALF = {"per_device_train_batch_size": 4}
+HALF_AND_HALF = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+CASES = [{"name": kind, "kind": kind, "arguments": HALF} for kind in KINDS] + [
+    {"name": f"{kind} accumulated", "kind": kind, "arguments": HALF_AND_HALF} for kind in ("SFT", "CosineSimilarity")
+]
+
+
+def launch(command, cases, folder):
+    folder.mkdir(parents=True)
+    (folder / "cases.json").write_text(json.dumps(cases))
+    words = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
+    environment = {key: value for key, value in os.environ.items() if key not in words}
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(folder / "cases.json"), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return {case["name"]: [torch.load(path) for path in sorted(folder.glob(f"{case['name']}.*.pt"))] for case in cases}
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    return launch(accelerate("two_cpu_processes.yaml"), CASES, tmp_path_factory.mktemp("launch") / "two")
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    for kind in KINDS:
+        run({"name": kind, "kind": kind, "arguments": {}}, folder)
+    return {kind: torch.load(folder / f"{kind}.0.pt") for kind in KINDS}
+
+
+def assert_trained_alike(processes, alone):
+    assert len(processes) == 2
+    for process in processes:
+        assert (
+            max((process["weights"][name] - value).abs().max().item() for name, value in alone["weights"].items())
+            < 1e-5
+        )
+        for mine, other in zip(process["logs"], alone["logs"], strict=True):
+            for name in ("loss", "erm_loss", "sharpness", "perturbation_norm"):
+                assert mine[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", [case["name"] for case in CASES])
+def test_two_processes_train_the_weights_of_one(name, two_processes, one_process):
+    assert_trained_alike(two_processes[name], one_process[name.removesuffix(" accumulated")])
+
+
+def test_so_they_do_under_torchrun(one_process, tmp_path):
+    trained = launch(torchrun(2), CASES[:1], tmp_path / "torchrun")
+    assert_trained_alike(trained["SFT"], one_process["SFT"])
