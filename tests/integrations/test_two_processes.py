@@ -1,4 +1,4 @@
-"""Two processes, by `accelerate launch` and by torchrun, train the weights of one process with the same batch."""
+"""Two processes, by `accelerate launch`, train the weights of one process with the same batch."""
 
 import json
 import os
@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from launch.train_kinds import run
-from test_launch import accelerate, torchrun
+from test_launch import accelerate
 
 SCRIPT = Path(__file__).parent / "launch" / "train_kinds.py"
 KINDS = ["SFT", "SFT, LoRA", "DPO", "CosineSimilarity", "MultipleNegativesRanking, gathered", "CrossEncoder"]
 HALF = {"per_device_train_batch_size": 4}
+# Without AMP, too, CrossEncoderTrainer fails with DDP's search for unused parameters: "marked as ready twice".
+MORE = {"CrossEncoder": {"ddp_find_unused_parameters": False}}
 HALF_AND_HALF = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-CASES = [{"name": kind, "kind": kind, "arguments": HALF} for kind in KINDS] + [
+CASES = [{"name": kind, "kind": kind, "arguments": HALF | MORE.get(kind, {})} for kind in KINDS] + [
     {"name": f"{kind} accumulated", "kind": kind, "arguments": HALF_AND_HALF} for kind in ("SFT", "CosineSimilarity")
 ]
 
@@ -64,7 +66,3 @@ def assert_trained_alike(processes, alone):
 def test_two_processes_train_the_weights_of_one(name, two_processes, one_process):
     assert_trained_alike(two_processes[name], one_process[name.removesuffix(" accumulated")])
 
-
-def test_so_they_do_under_torchrun(one_process, tmp_path):
-    trained = launch(torchrun(2), CASES[:1], tmp_path / "torchrun")
-    assert_trained_alike(trained["SFT"], one_process["SFT"])

@@ -3,6 +3,7 @@
 import random
 
 from datasets import Dataset
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
@@ -47,7 +48,11 @@ def save_tiny_bert(folder, cls=BertModel, seed=0, **config):
     sizes = {"vocab_size": len(tokenizer()), "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 64}
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
     model = cls(BertConfig(num_hidden_layers=2, num_attention_heads=2, **sizes, **dropout, **config))
-    model.save_pretrained(folder)
+    model.config.architectures = [cls.__name__]
+    folder.mkdir(parents=True)
+    # `save_pretrained` would save in one process alone
+    model.config.to_json_file(folder / "config.json")
+    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer().save_pretrained(folder)
     return str(folder)
 
