@@ -1,4 +1,4 @@
-"""Trainers of other libraries: which cannot make two passes on one batch, and how the batches of the others are cut.
+"""Trainers of other libraries: which cannot make two passes on one batch, how the batches of the others are cut.
 
 They are known by their structure and by names, so none of these libraries is imported. Tried with trl 1.16,
 sentence-transformers 6.2 and peft 0.21; `examples/TRAINERS.md` says for users what works.
@@ -7,6 +7,7 @@ sentence-transformers 6.2 and peft 0.21; `examples/TRAINERS.md` says for users w
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -104,6 +105,37 @@ def samples_of_known(trainer: "Trainer", inputs: Any) -> Samples | None:
             branches = _branches(trainer, tags) if "input_ids" in inputs else 1
             return _rows(inputs, len(sequences) // branches, branches, least=2 if "kto" in tags else 1)
     return None
+
+
+@contextmanager
+def figures_held(trainer: "Trainer") -> Iterator[None]:
+    """Let an ascent pass leave no trace in what trl and sentence-transformers collect in `compute_loss` and log.
+
+    Otherwise tokens count once a pass, and accuracies and rewards are means over θ and θ + Δ. As with `loss`, those of
+    the descent remain.
+    """
+    own = vars(trainer)
+    tokens = own.get("_total_train_tokens")
+    stores = [own[name] for name in ("_metrics", "_stored_metrics") if name in own and "trl" in _tags(trainer)]
+    lengths = [{(mode, name): len(found) for mode, name, found in _figures(store)} for store in stores]
+    parts = own.get("accum_loss_components", {}) if _is_of(trainer, "sentence_transformers") else {}
+    kept = {mode: {name: part.clone() for name, part in found.items()} for mode, found in parts.items()}
+    try:
+        yield
+    finally:
+        for store, known in zip(stores, lengths, strict=True):
+            for mode, name, found in _figures(store):
+                del found[known.get((mode, name), 0) :]
+                if not found:
+                    del store[mode][name]
+        if tokens is not None:
+            own["_total_train_tokens"] = tokens
+        if parts:
+            own["accum_loss_components"] = kept
+
+
+def _figures(store: dict[str, dict[str, list[Any]]]) -> list[tuple[str, str, list[Any]]]:
+    return [(mode, name, found) for mode, names in store.items() for name, found in names.items()]
 
 
 def _branches(trainer: "Trainer", tags: set[str]) -> int:

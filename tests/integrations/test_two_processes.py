@@ -65,4 +65,3 @@ def assert_trained_alike(processes, alone):
 @pytest.mark.parametrize("name", [case["name"] for case in CASES])
 def test_two_processes_train_the_weights_of_one(name, two_processes, one_process):
     assert_trained_alike(two_processes[name], one_process[name.removesuffix(" accumulated")])
-
