@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # What a method names that makes its data with the model, or hands out parts of a batch that it keeps: trl's GRPO, RLOO,
 # GKD, GOLD, OnlineDPO, XPO, NashMD, SDFT, SDPO, A2PO, IW-OPD, Distillation; the last one: its asynchronous trainers.
 _MAKES_DATA = re.compile(r"_?generate|_generate_\w+|generate_on_policy\w*|unwrap_model_for_generation|_buffered\w*")
-_TAKES_DATA_FROM_ELSEWHERE = re.compile(r"rollout_\w+")
+_TAKES_DATA_FROM_ELSEWHERE = re.compile(r"rollout_(queue|worker)")
 # Loss functions of sentence-transformers that look for samples of one label, and of another, in the batch.
 _LABELS_OF_THE_BATCH = re.compile(r"Batch(All|Hard|SemiHard)\w*Loss")
 # Image and video tensors of which a sample has any number of rows.
@@ -41,22 +41,23 @@ def refuse_trainer(trainer: "Trainer") -> None:
             _refuse(
                 base.__name__,
                 f"its `{method}` generates data with the model or keeps a batch back (`{found[0]}`), so the passes of "
-                "one step would see different data; train it without AMP, or make its data set first (e.g. with "
-                "`generate`) and train on that with a trainer that reads it, such as trl's SFTTrainer or DPOTrainer",
+                "one step would see different data; generate a data set first and train on it with another trainer, "
+                "such as trl's SFTTrainer or DPOTrainer, generate in a callback if it is only to look at, or train "
+                "with amp_epsilon=0",
             )
     for base, _, names in _overrides(type(trainer), "get_train_dataloader"):
         if any(_TAKES_DATA_FROM_ELSEWHERE.fullmatch(name) for name in names):
             _refuse(
                 base.__name__,
-                "another process generates its data while it trains, and it counts a pass as a micro-batch; train it "
-                "without AMP",
+                "another process generates its data while it trains, and it counts a pass as a micro-batch; train "
+                "with amp_epsilon=0",
             )
     for base, method, names in _overrides(type(trainer), "train", "_inner_training_loop"):
-        if not names & {"super", "Trainer", "train", "_inner_training_loop"}:
+        if not names & {"super", "Trainer", "train", "_inner_training_loop", "training_step"}:
             _refuse(
                 base.__name__,
                 f"its `{method}` is a training loop of its own that never calls `training_step`, where AMP makes its "
-                "passes; use a trainer with the loop of transformers.Trainer",
+                "passes; use a trainer with the loop of transformers.Trainer, or amp_epsilon=0",
             )
 
 
@@ -231,8 +232,13 @@ def _overrides(cls: type, *methods: str) -> Iterator[tuple[type, str, set[str]]]
         for method in methods:
             function: Any = vars(base).get(method)
             code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
-            if isinstance(code, CodeType):
-                yield base, method, set(code.co_names)
+            if isinstance(code, CodeType) and code.co_name == method:  # a bare decorator hides the code
+                yield base, method, _names(code)
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = (part for part in code.co_consts if isinstance(part, CodeType))
+    return set(code.co_names).union(*map(_names, inner))
 
 
 def _refuse(what: str, why: str) -> NoReturn:

@@ -42,6 +42,20 @@ class OwnLoop(Trainer):
             self.compute_loss(self.model, batch).backward()
 
 
+class OwnLoopOfSteps(Trainer):
+    def _inner_training_loop(self, *args, **kwargs):
+        for batch in self.get_train_dataloader():
+            self.training_step(self.model, batch)
+
+
+class GeneratesInAFunction(Trainer):
+    def _prepare_inputs(self, inputs):
+        def completed(text):
+            return self.model.generate(text)
+
+        return {key: completed(text) for key, text in inputs.items()}
+
+
 class OwnTrain(Trainer):
     def train(self, *args, **kwargs):
         self.started = True
@@ -76,6 +90,7 @@ def instance(cls):
     ("cls", "text"),
     [
         (Generates, r"support Generates: its `training_step` generates data .* \(`generate`\)"),
+        (GeneratesInAFunction, r"support GeneratesInAFunction: its `_prepare_inputs` generates"),
         (KeepsItsBatch, r"support KeepsItsBatch: its `_prepare_inputs` .* \(`_buffered_inputs`\)"),
         (ReadsAQueue, r"support ReadsAQueue: another process generates its data"),
         (OwnLoop, r"support OwnLoop: its `train` is a training loop of its own that never calls `training_step`"),
@@ -87,7 +102,7 @@ def test_a_trainer_that_cannot_make_two_passes_on_a_batch_is_refused(cls, text):
             refuse_trainer(instance(found))
 
 
-@pytest.mark.parametrize("cls", [Trainer, OwnTrain, OwnPreparation])
+@pytest.mark.parametrize("cls", [Trainer, OwnTrain, OwnPreparation, OwnLoopOfSteps])
 def test_other_overrides_are_not_refused(cls):
     refuse_trainer(instance(cls))
     refuse_share(instance(cls))

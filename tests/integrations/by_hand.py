@@ -13,8 +13,7 @@ def two_passes_by_hand(trainer_class, epsilon, share=1.0):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             if share < 1.0:
-                collate = self.data_collator
-                self.data_collator = lambda rows: {"batch": collate(copies(rows)), "share": collate(first(rows, share))}
+                self.data_collator = BatchAndShare(self.data_collator, share)
 
         def training_step(self, model, inputs, num_items_in_batch=None):
             batch, first_samples = (inputs["batch"], inputs["share"]) if share < 1.0 else (inputs, inputs)
@@ -37,6 +36,19 @@ def two_passes_by_hand(trainer_class, epsilon, share=1.0):
 
     TwoPasses.__name__ = f"TwoPasses{trainer_class.__name__}"
     return TwoPasses
+
+
+class BatchAndShare:
+    """A collator that also gives the batch of the first samples."""
+
+    def __init__(self, collate, share):
+        self.collate, self.share = collate, share
+
+    def __call__(self, rows):
+        return {"batch": self.collate(copies(rows)), "share": self.collate(first(rows, self.share))}
+
+    def __getattr__(self, name):
+        return getattr(self.collate, name)
 
 
 def in_ball(grad, epsilon):

@@ -46,6 +46,9 @@ from trl import (
     SFTConfig,
     SFTTrainer,
 )
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+from trl.experimental.tpo import TPOConfig, TPOTrainer
 
 from hf_amp import AMPArguments, AMPTrainerMixin
 
@@ -120,6 +123,17 @@ def reward(folder, method, **arguments):
 def kto(folder, method, **arguments):
     passed = {"ref_model": tiny_llama(seed=1), "processing_class": tokenizer(), "train_dataset": judged()}
     return trainer_of(folder, method, KTOTrainer, KTOConfig, TRL | arguments, model=tiny_llama(), **passed)
+
+
+def tpo(folder, method, **arguments):
+    data = preferences().map(lambda row: {"reference": row["chosen"] + " dog"})
+    passed = {"model": tiny_llama(), "processing_class": tokenizer(), "train_dataset": data}
+    return trainer_of(folder, method, TPOTrainer, TPOConfig, TRL | arguments, **passed)
+
+
+def without_reference(folder, method, classes, **arguments):
+    passed = {"model": tiny_llama(), "processing_class": tokenizer(), "train_dataset": preferences()}
+    return trainer_of(folder, method, *classes, TRL | {"remove_unused_columns": False} | arguments, **passed)
 
 
 # --- sentence-transformers ---
@@ -221,6 +235,9 @@ KINDS = {
     "DPO, reference computed before": functools.partial(dpo, precompute_ref_log_probs=True),
     "Reward": reward,
     "KTO": kto,
+    "CPO": functools.partial(without_reference, classes=(CPOTrainer, CPOConfig)),
+    "ORPO": functools.partial(without_reference, classes=(ORPOTrainer, ORPOConfig)),
+    "TPO": tpo,
     "MultipleNegativesRanking": mnrl,
     "CachedMultipleNegativesRanking": cached_mnrl,
     "SoftmaxLoss": softmax_loss,

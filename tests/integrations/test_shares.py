@@ -8,34 +8,17 @@ import functools
 
 import pytest
 import torch
-from kinds import KINDS, TRL, embeddings, sft, trainer_of, triplets_of_a_batch
+from kinds import KINDS, embeddings, sft, tpo, triplets_of_a_batch
 from sentence_transformers.sentence_transformer import losses
-from tiny_text import pairs, preferences, tiny_llama, tokenizer
+from test_training import difference, everything_trained, losses_of
+from tiny_text import pairs
 from transformers import DataCollatorWithFlattening
-from trl.experimental.cpo import CPOConfig, CPOTrainer
-from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-from trl.experimental.tpo import TPOConfig, TPOTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from hf_amp.trainers import refuse_share, samples_of_known
 
-
-def triple(folder, method, **arguments):
-    data = preferences().map(lambda row: {"reference": row["chosen"] + " dog"})
-    passed = {"model": tiny_llama(), "processing_class": tokenizer(), "train_dataset": data}
-    return trainer_of(folder, method, TPOTrainer, TPOConfig, TRL | arguments, **passed)
-
-
-def without_reference(folder, method, classes, **arguments):
-    passed = {"model": tiny_llama(), "processing_class": tokenizer(), "train_dataset": preferences()}
-    return trainer_of(folder, method, *classes, TRL | {"remove_unused_columns": False} | arguments, **passed)
-
-
 CUT = {name: kind for name, kind in KINDS.items() if not name.startswith(("PEFT", "Seq2Seq", "DPO, LoRA"))} | {
-    "TPO": triple,
-    "TPO, two answers": functools.partial(triple, tpo_alpha=0.0),
-    "CPO": functools.partial(without_reference, classes=(CPOTrainer, CPOConfig)),
-    "ORPO": functools.partial(without_reference, classes=(ORPOTrainer, ORPOConfig)),
+    "TPO, two answers": functools.partial(tpo, tpo_alpha=0.0),
     "SFT, padding-free": functools.partial(sft, padding_free=True, max_length=None),
 }
 
@@ -74,6 +57,32 @@ def test_a_share_is_the_batch_of_the_first_samples(name, tmp_path):
     assert {key: len(value) for key, value in batch.items() if isinstance(value, list)} == {
         key: len(value) for key, value in before.items() if isinstance(value, list)
     }
+
+
+SHARED = ["SFT", "DPO", "Reward", "KTO", "CPO", "TPO", "MultipleNegativesRanking", "SoftmaxLoss", "CrossEncoder, lists"]
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_training_with_a_share_is_two_passes_by_hand(name, tmp_path):
+    """The first pass sees half of the samples, collated by themselves, the second one all of them."""
+    settings = {"amp_ascent_fraction": 0.5, "max_steps": 2}
+    amp, by_hand = (KINDS[name](tmp_path / method, method, **settings) for method in ("amp", "by_hand"))
+    for trainer in (amp, by_hand):
+        trainer.train()
+    assert difference(everything_trained(by_hand), everything_trained(amp)) <= 1e-5
+    by_hand_with_all = KINDS[name](tmp_path / "all", "by_hand", max_steps=1)
+    by_hand_with_all.train()
+    assert losses_of(by_hand_with_all)[0] != pytest.approx(losses_of(amp)[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["SFT", "DPO", "CrossEncoder"])
+def test_the_share_does_not_depend_on_the_accumulation(name, tmp_path):
+    whole = KINDS[name](tmp_path / "whole", "amp", amp_ascent_fraction=0.25)
+    split = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "amp_ascent_fraction": 0.25}
+    accumulated = KINDS[name](tmp_path / "accumulated", "amp", **split)
+    for trainer in (whole, accumulated):
+        trainer.train()
+    assert difference(everything_trained(whole), everything_trained(accumulated)) <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,7 @@ def tiny_llama(cls=LlamaForCausalLM, seed=0, **config):
     set_seed(seed)
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 2}
     sizes = {"vocab_size": len(tokenizer()), "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 64}
-    model = cls(LlamaConfig(**heads, **sizes, pad_token_id=0, eos_token_id=4, bos_token_id=4, **config))
-    model.config.name_or_path = "tiny-llama"
-    return model
+    return cls(LlamaConfig(**heads, **sizes, pad_token_id=0, eos_token_id=4, bos_token_id=4, **config))
 
 
 def tiny_reward_llama():
