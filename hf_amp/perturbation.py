@@ -14,28 +14,21 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 
-@contextmanager
-def gradients_set_aside(params: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Start from empty gradients inside, and put the accumulated ones back at the end, whatever happens."""
-    params = list(params)
-    accumulated = [param.grad for param in params]
-    for param in params:
-        param.grad = None
-    try:
-        yield
-    finally:
-        for param, grad in zip(params, accumulated, strict=True):
-            param.grad = grad
-
-
 class Perturbation:
     """Δ for some parameters, inside one or many ε-balls; 0 until the first `ascend`.
 
-    The parameters themselves are only changed inside `applied`, in which they are θ + Δ. Beside them there is one copy
-    of them at a time, and one more tensor: of θ inside, of θ + Δ between two times; Δ is then their difference.
+    Inside `applied` the parameters are θ + Δ, and `ascend` moves them on; outside they are θ, bit for bit. Beside each
+    parameter that has moved there is one spare tensor: of θ inside, of θ + Δ between two times that are `applied`.
     Parameters that never receive a gradient keep Δ = 0. Sharded parameters (`DTensor`) are handled on their local
     shards, with one all-reduce of the vector of squared norms per `ascend`; all processes of the mesh must call
-    `ascend` then.
+    `ascend` then. Complex parameters count as pairs of real numbers.
+
+        perturbation = Perturbation(model.parameters(), epsilon=0.5, norm="tensor")
+        with perturbation.applied(keep_delta=False):
+            loss(model).backward()
+            perturbation.ascend(inner_lr=1.0)
+            model.zero_grad()
+            loss(model).backward()  # the gradient at θ + Δ
 
     Args:
         params: parameters to perturb, each once.
@@ -48,70 +41,13 @@ class Perturbation:
         self.params = list(params)
         self.epsilon = epsilon
         self.per_tensor = norm == "tensor"
-        # Each tensor by the place of its parameter. Δ is in one of three: not yet added to θ; in the parameters, of
-        # which `_theta` tells it; in `_perturbed`, kept for the next `applied`.
-        self._delta: dict[int, Tensor] = {}  # what `_factors`, one for each tensor or ball, scale to Δ
-        self._factors = torch.zeros(1)
-        self._theta: dict[int, Tensor] = {}  # copies of θ
-        self._perturbed: dict[int, Tensor] = {}  # copies of θ + Δ
+        # The spare tensors by the place of their parameter: a parameter is θ + Δ while its θ is kept here, …
+        self._theta: dict[int, Tensor] = {}
+        # … and θ while its θ + Δ is kept here. Never both, but while one takes the place of the other.
+        self._perturbed: dict[int, Tensor] = {}
+        self._is_applied = False
         self._finite: Tensor | None = None
         self._norm: Tensor | None = None
-
-    def ascend(self, inner_lr: float, grad_scale: Tensor | float = 1.0) -> None:
-        """Δ ← project(Δ + ζ g / grad_scale), where g are the gradients that the parameters hold.
-
-        Inside `applied` the parameters are θ again from here on, and their copy is left to the next `applied`: nothing
-        may change θ until then. After `applied` it does the same, with a few passes more over the memory.
-
-        If any gradient is inf or nan, Δ becomes 0 and stays 0: the step is then a plain one. A very large ζ gives
-        Δ = ε g / ‖g‖ for N = 1, the ascent of SAM.
-
-        The gradients' memory may become that of Δ: nothing may write to it before `applied` has begun.
-
-        Args:
-            inner_lr: ζ > 0.
-            grad_scale: factor that the gradients carry, e.g. the loss scale, a number or a 0-dim tensor.
-        """
-        grads = {
-            i: _local(param.grad.to_dense() if param.grad.is_sparse else param.grad)
-            for i, param in enumerate(self.params)
-            if param.grad is not None
-        }
-        if not grads:
-            return
-        rate = inner_lr / grad_scale
-        self._add_delta_to(grads, 1 / rate)
-        # Scaled by min(ζ, ε / ‖g‖) at once, not by ζ and then into the ball: one pass less over the memory, and no
-        # overflow for a ζ so large that only the ball counts.
-        norms = self._norms(grads)
-        factors = torch.where(norms > 0, (self.epsilon / norms).clamp(max=rate), 0.0)
-        finite = norms.isfinite().all()
-        self._finite = finite if self._finite is None else self._finite & finite
-        factors = torch.where(self._finite, factors, 0.0)
-        self._norm = torch.where(self._finite, torch.linalg.vector_norm(norms * factors), 0.0)
-        self._delta, self._factors = grads, factors
-
-    def randomize(self, generator: torch.Generator | None = None) -> None:
-        """Draw Δ uniformly from the ε-ball(s): random model perturbation (RMP), which the paper compares with.
-
-        Args:
-            generator: random numbers to use, on the device of the parameters; None: torch's own.
-        """
-        shards = [_local(param) for param in self.params]
-        noise = {
-            i: torch.randn(shard.shape, dtype=shard.dtype, device=shard.device, generator=generator)
-            for i, shard in enumerate(shards)
-        }
-        norms = self._norms(noise)
-        sizes = torch.stack([norms.new_full((), param.numel()) for param in self.params])
-        dims = sizes if self.per_tensor else sizes.sum().reshape(1)
-        device = shards[0].device
-        uniform = torch.rand(dims.shape, dtype=norms.dtype, device=device, generator=generator).to(norms.device)
-        factors = self.epsilon * uniform ** (1 / dims) / norms
-        self._finite = norms.isfinite().all()
-        self._norm = torch.linalg.vector_norm(norms * factors)
-        self._move_to_theta()
-        self._delta, self._factors, self._perturbed = noise, factors, {}
 
     @contextmanager
     def applied(self, keep_delta: bool = True) -> Iterator[None]:
@@ -120,13 +56,70 @@ class Perturbation:
         Args:
             keep_delta: False saves a copy where Δ is not needed again: it is 0 afterwards, as after an error inside.
         """
+        self._is_applied, is_kept = True, False
         try:
             self._move_to_perturbed()
             yield
-            if keep_delta and self._is_applied:
+            if keep_delta:
                 self._keep_perturbed()
+                is_kept = True
         finally:
-            self._move_to_theta()
+            if not is_kept:
+                self._move_to_theta()
+            self._is_applied = False
+
+    def ascend(self, inner_lr: float, grad_scale: Tensor | float = 1.0) -> None:
+        """Δ ← project(Δ + ζ g / grad_scale), where g are the gradients that the parameters hold.
+
+        Inside `applied` the parameters move from θ + Δ straight to the new θ + Δ; outside they stay θ. The gradients
+        are used up: their memory holds something else afterwards.
+
+        If any gradient is inf or nan, Δ becomes 0 and stays 0: the step is then a plain one. A very large ζ gives
+        Δ = ε g / ‖g‖ for N = 1, the ascent of SAM.
+
+        Args:
+            inner_lr: ζ > 0.
+            grad_scale: factor that the gradients carry, e.g. the loss scale, a number or a 0-dim tensor.
+        """
+        if not self._is_applied:
+            with self.applied():
+                self.ascend(inner_lr, grad_scale)
+            return
+        grads = {i: _gradient(param, param.grad) for i, param in enumerate(self.params) if param.grad is not None}
+        if not grads:
+            return
+        rate = inner_lr / grad_scale
+        self._add_delta_to(grads, 1 / rate)
+        # Scaled by min(ζ, ε / ‖g‖) at once, not by ζ and then into the ball: one pass less over the memory, and no
+        # overflow for a ζ so large that only the ball counts.
+        norms = self._norms(grads)
+        factors = torch.where(norms > 0, (self.epsilon / norms).clamp(max=rate), 0.0)
+        self._move(grads, norms, factors)
+
+    def randomize(self, generator: torch.Generator | None = None) -> None:
+        """Draw Δ uniformly from the ε-ball(s): random model perturbation (RMP), which the paper compares with.
+
+        Like `ascend`, it moves the parameters inside `applied`, and leaves them θ outside.
+
+        Args:
+            generator: random numbers to use, on the device of the parameters; None: torch's own.
+        """
+        if not self._is_applied:
+            with self.applied():
+                self.randomize(generator)
+            return
+        shards = [_local(param) for param in self.params]
+        noise = {
+            i: torch.randn(shard.shape, dtype=shard.dtype, device=shard.device, generator=generator)
+            for i, shard in enumerate(shards)
+        }
+        norms = self._norms(noise)
+        sizes = torch.stack([norms.new_full((), _numbers(param)) for param in self.params])
+        dims = sizes if self.per_tensor else sizes.sum().reshape(1)
+        device = shards[0].device
+        uniform = torch.rand(dims.shape, dtype=norms.dtype, device=device, generator=generator).to(norms.device)
+        factors = torch.where(norms > 0, self.epsilon * uniform ** (1 / dims) / norms, 0.0)
+        self._move(noise, norms, factors)
 
     @property
     def norm(self) -> Tensor:
@@ -138,31 +131,36 @@ class Perturbation:
         """1.0 if an inf or nan made Δ = 0, else 0.0; a 0-dim tensor on the device."""
         return torch.zeros(()) if self._finite is None else (~self._finite).to(self.norm.dtype)
 
-    @property
-    def _is_applied(self) -> bool:
-        """Whether the parameters may be anything but θ; after an `ascend` inside `applied` they are θ."""
-        return bool(self._theta) and not self._delta
-
     @torch.no_grad()
     def _add_delta_to(self, grads: dict[int, Tensor], inverse_rate: Tensor | float) -> None:
-        """g ← g + Δ / rate, in place: what the rate scales to Δ + rate · g. The factors of Δ are at most the rate."""
-        delta, factors = self._delta, self._factors
-        if self._is_applied:
-            delta, factors = self._shards(self._theta), factors.new_ones(1)
-            torch._foreach_sub_(list(delta.values()), list(self._theta.values()))
-        elif self._perturbed:
-            delta, factors = self._perturbed, factors.new_ones(1)
-            torch._foreach_sub_(list(delta.values()), list(self._shards(delta).values()))
-        if not delta:
+        """g ← g + Δ / rate, in place: what the rate scales to Δ + rate · g. Leaves Δ / rate in the parameters."""
+        if not self._theta:
             return
-        for i, tensor, factor in _scaled(delta, factors * inverse_rate):
-            if i in grads:
-                grads[i].addcmul_(tensor, factor)
-            else:  # it had its last gradient at a former inner iteration
-                grads[i] = tensor * factor
-        if self._is_applied:
-            _copy(list(delta.values()), list(self._theta.values()))
-        self._perturbed = {}
+        shards = self._shards(self._theta)
+        torch._foreach_sub_(list(shards.values()), list(self._theta.values()))
+        for i, delta in shards.items():
+            factor = inverse_rate.to(delta.device) if isinstance(inverse_rate, Tensor) else inverse_rate
+            delta.mul_(factor)
+            # Without a gradient it had its last one at a former inner iteration.
+            grads[i] = grads[i].add_(delta) if i in grads else delta.clone()
+
+    @torch.no_grad()
+    def _move(self, directions: dict[int, Tensor], norms: Tensor, factors: Tensor) -> None:
+        """θ + Δ ← θ + factor · direction, with a factor for each tensor or one for all; θ if any norm is not finite."""
+        finite = norms.isfinite().all()
+        self._finite = finite if self._finite is None else self._finite & finite
+        factors = torch.where(self._finite, factors, 0.0)
+        self._norm = torch.where(self._finite, torch.linalg.vector_norm(norms * factors), 0.0)
+        shards = self._shards(directions)
+        saved = {i: torch.empty_like(shard) for i, shard in shards.items() if i not in self._theta}
+        _copy(list(saved.values()), [shards[i] for i in saved])
+        self._theta |= saved
+        # The factor 0 of gradients that are not finite would leave nan where they were inf or nan. In the host's memory
+        # it can be asked whether they are, which saves a pass over them.
+        known_finite = self._finite.is_cpu and bool(self._finite)
+        for (i, direction), factor in zip(directions.items(), cycle(factors.unbind()), strict=False):
+            direction = direction if known_finite else direction.nan_to_num_(nan=0.0)
+            torch.addcmul(self._theta[i], direction, factor.to(direction.device), out=shards[i])
 
     @torch.no_grad()
     def _norms(self, tensors: dict[int, Tensor]) -> Tensor:
@@ -172,51 +170,46 @@ class Perturbation:
 
     @torch.no_grad()
     def _move_to_perturbed(self) -> None:
-        """θ ← θ + Δ, with copies of θ at hand before it changes."""
-        perturbed, self._perturbed = self._perturbed, {}
-        for i, shard in self._shards(perturbed).items():  # one by one, so that there is one copy and not two
+        """θ ← θ + Δ. One by one, so that there is one copy and not two; θ is kept before it changes."""
+        for i, shard in self._shards(self._perturbed).items():
             self._theta[i] = shard.clone()
-            shard.copy_(perturbed.pop(i))
-        delta, self._delta = self._delta, {}
-        shards = self._shards(delta)
-        unsaved = [i for i in delta if i not in self._theta]
-        saved = {i: torch.empty_like(shards[i]) for i in unsaved}
-        _copy(list(saved.values()), [shards[i] for i in unsaved])
-        self._theta |= saved
-        # The factor 0 of gradients that are not finite would leave nan where they were inf or nan. In the host's memory
-        # it can be asked whether they are, which saves a pass over them.
-        known_finite = self._finite is not None and self._finite.is_cpu and bool(self._finite)
-        for i, tensor, factor in _scaled(delta, self._factors):
-            shards[i].addcmul_(tensor if known_finite else tensor.nan_to_num_(nan=0.0), factor)
+            shard.copy_(self._perturbed.pop(i))
 
     @torch.no_grad()
     def _keep_perturbed(self) -> None:
-        """θ again, as `_move_to_theta` does, with copies of θ + Δ in the place of those of θ."""
-        for i, shard in self._shards(self._theta).items():
+        """θ again, with copies of θ + Δ in the place of those of θ; the last that moved is the first to go back."""
+        for i, shard in reversed(self._shards(self._theta).items()):
             self._perturbed[i] = shard.clone()
             shard.copy_(self._theta[i])
             del self._theta[i]
+        self._perturbed = dict(reversed(self._perturbed.items()))
 
     @torch.no_grad()
     def _move_to_theta(self) -> None:
-        if self._is_applied:
-            _copy(list(self._shards(self._theta).values()), list(self._theta.values()))
-            self._theta, self._perturbed = {}, {}
+        """θ again, and Δ = 0. Backwards, as memory that two parameters share needs it."""
+        order = list(reversed(self._theta))
+        _copy(list(self._shards(order).values()), [self._theta[i] for i in order])
+        self._theta, self._perturbed = {}, {}
 
     def _shards(self, places: Iterable[int]) -> dict[int, Tensor]:
         return {i: _local(self.params[i]) for i in places}
 
 
-def _scaled(tensors: dict[int, Tensor], factors: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Each tensor with its factor, 0-dim, on its device; `factors` has as many, or one for all."""
-    for (i, tensor), factor in zip(tensors.items(), cycle(factors.unbind()), strict=False):
-        yield i, tensor, factor.to(tensor.device)
+def _gradient(param: nn.Parameter, grad: Tensor) -> Tensor:
+    """The gradient of a parameter in this process: dense, real, in the dtype of its parameter."""
+    return _local(grad.to_dense() if grad.is_sparse else grad).to(_local(param).dtype)
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that lives in this process, sharing its memory."""
+    """The part of a tensor that lives in this process, sharing its memory; complex numbers as pairs of real ones."""
     tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _numbers(param: nn.Parameter) -> int:
+    """How many real numbers a parameter holds, over all shards."""
+    return param.numel() * (2 if param.is_complex() else 1)
 
 
 def _tensor_norms(tensors: list[Tensor], params: Sequence[nn.Parameter]) -> Tensor:

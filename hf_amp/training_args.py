@@ -140,13 +140,18 @@ class AMPSettings:
     @classmethod
     def from_args(cls, args: Any) -> "AMPSettings":
         """Read the `amp_*` fields of `args`; a missing one has the default of `AMPArguments`."""
-        values: dict[str, Any] = {f.name: getattr(args, f.name, f.default) for f in fields(AMPArguments)}
-        patterns = values["amp_target_parameters"]
+        return cls(**cls.values(args))
+
+    @classmethod
+    def values(cls, args: Any) -> dict[str, Any]:
+        """Return what `from_args` reads, not checked: it may change while a training runs."""
+        values = {name: getattr(args, f"amp_{name}", default) for name, default in _DEFAULTS}
+        patterns = values["target_parameters"]
         if isinstance(patterns, str):
             patterns = [patterns]
         if isinstance(patterns, Sequence):
-            values["amp_target_parameters"] = tuple(patterns)
-        return cls(**{f.name: values[f"amp_{f.name}"] for f in fields(cls)})
+            values["target_parameters"] = tuple(patterns)
+        return values
 
     def __post_init__(self) -> None:
         _check_number("amp_epsilon", self.epsilon, ">= 0", "use 0 to switch the perturbation off")
@@ -180,6 +185,7 @@ class AMPSettings:
         return self.start <= progress < self.end and (global_step + 1) % self.every == 0
 
 
+_DEFAULTS = [(f.name.removeprefix("amp_"), f.default) for f in fields(AMPArguments) if f.name.startswith("amp_")]
 _RULES = {
     ">= 0": lambda value: value >= 0,
     "> 0": lambda value: value > 0,

@@ -57,13 +57,10 @@ def test_norms_and_copies_are_grouped_kernels(fake, norm):
     def kernels(count):
         params = parameters(count)
         perturbation = Perturbation(params, 0.5, norm)
-        with Recorder() as recorder:
-            with perturbation.applied():
-                fill_gradients(params)
-                recorder.kernels.clear()
-                perturbation.ascend(1.0)
-            with perturbation.applied(keep_delta=False):
-                pass
+        with Recorder() as recorder, perturbation.applied(keep_delta=False):
+            fill_gradients(params)
+            recorder.kernels.clear()
+            perturbation.ascend(1.0)
         return recorder.kernels
 
     few, many = kernels(3), kernels(10)

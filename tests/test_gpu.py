@@ -5,7 +5,7 @@ import torch
 from tiny import Points, amp_trainer, largest_difference, logs_of, parameters_of, tiny_model
 
 from hf_amp import AMPTrainer
-from hf_amp.norm_stats import running_statistics
+from hf_amp.passes import running_statistics
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,4 +1,5 @@
 import math
+import weakref
 
 import pytest
 import torch
@@ -6,7 +7,8 @@ from reference import amp_perturbation
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_amp.perturbation import Perturbation, gradients_set_aside
+from hf_amp.passes import gradients_set_aside
+from hf_amp.perturbation import Perturbation
 
 
 def network(seed=0, dtype=torch.float64):
@@ -127,36 +129,52 @@ def test_restore_is_bit_identical_over_many_steps_where_subtraction_drifts():
     assert not all(torch.equal(p, b) for p, b in zip(subtracted, before, strict=True))
 
 
-class Copies(TorchDispatchMode):
-    """Counts the copies of all parameters, to or from θ."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.aten._foreach_copy_.default
-        return func(*args, **(kwargs or {}))
-
-
-def test_theta_is_saved_once_for_all_passes_of_a_step():
-    model = network(dtype=torch.float32)
-    before = [p.detach().clone() for p in model.parameters()]
-    with Copies() as copies:
-        perturbation = ascended(model, 0.5, inner_iter=3)
-        assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
-        with perturbation.applied(keep_delta=False):
-            assert not torch.equal(model[0].weight, before[0])
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
-    assert copies.count == 1 + 3  # and it is put back after each of the three passes away from it
-
-
-def test_after_an_ascent_inside_the_parameters_are_theta_at_once():
+@pytest.mark.parametrize("inner_iter", [1, 2, 3])
+def test_an_ascent_inside_moves_the_parameters_straight_to_the_new_point(inner_iter):
     model = network()
-    before = [p.detach().clone() for p in model.parameters()]
-    perturbation = ascended(model, 0.5)
-    with perturbation.applied():
-        loss_of(model)().backward()
-        perturbation.ascend(1.0)
-        assert all(map(torch.equal, model.parameters(), before))
+    theta = [p.detach().clone() for p in model.parameters()]
+    settings = {"epsilon": 0.3, "inner_lr": 1.0, "inner_iter": inner_iter, "norm": "tensor"}
+    expected, _ = amp_perturbation(list(model.parameters()), loss_of(model), **settings)
+    perturbation, loss_at = Perturbation(model.parameters(), 0.3, "tensor"), loss_of(model)
+    with perturbation.applied(keep_delta=False):
+        for _ in range(inner_iter):
+            model.zero_grad()
+            loss_at().backward()
+            perturbation.ascend(1.0)
+        for param, start, delta in zip(model.parameters(), theta, expected, strict=True):
+            torch.testing.assert_close(param.detach() - start, delta, rtol=1e-10, atol=1e-14)
+    assert all(map(torch.equal, model.parameters(), theta))
+
+
+def test_a_parameter_has_one_spare_tensor_whatever_the_step_does():
+    class Allocated(TorchDispatchMode):
+        """Bytes of the tensors as large as the parameters that are alive at once."""
+
+        def __init__(self, numel):
+            super().__init__()
+            self.numel, self.alive, self.most = numel, weakref.WeakSet(), 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.numel() == self.numel:
+                self.alive.add(result.untyped_storage())
+                self.most = max(self.most, len({storage.data_ptr() for storage in self.alive}))
+            return result
+
+    param = nn.Parameter(torch.randn(1000))
+    other = {param.untyped_storage().data_ptr()}
+    perturbation = Perturbation([param], 0.5, "tensor")
+    with Allocated(1000) as allocated:
+        with perturbation.applied():
+            for _ in range(3):
+                param.grad = torch.ones(1000)
+                perturbation.ascend(1.0)
+                param.grad = None
+        with perturbation.applied():
+            pass
+        with perturbation.applied(keep_delta=False):
+            pass
+    assert allocated.most <= len(other) + 1 + 1  # the parameter, its spare tensor, and its gradient or one on its way
 
 
 @pytest.mark.parametrize("inner_iter", [1, 2])
@@ -437,9 +455,10 @@ def test_a_random_perturbation_takes_the_place_of_one_that_is_applied_or_kept():
         with perturbation.applied():
             if inside:
                 perturbation.randomize(torch.Generator().manual_seed(3))
-                assert all(map(torch.equal, model.parameters(), before))
+                assert not torch.equal(model[0].weight, before[0])
         if not inside:
             perturbation.randomize(torch.Generator().manual_seed(3))
+        assert all(map(torch.equal, model.parameters(), before))
         assert all(map(torch.equal, delta_of(perturbation), expected))
 
 
@@ -467,3 +486,62 @@ def test_random_perturbations_follow_their_generator():
         draws.append(delta_of(perturbation)[0])
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+def test_complex_parameters_are_pairs_of_real_ones():
+    start = torch.tensor([3 + 4j, 1 - 2j], dtype=torch.complex128)
+    complex_one, real_one = nn.Parameter(start.clone()), nn.Parameter(torch.view_as_real(start).clone())
+    for param in (complex_one, real_one):
+        perturbation = Perturbation([param], 0.5, "tensor")
+        numbers = torch.view_as_real(param) if param.is_complex() else param
+        (numbers**2).sum().backward()
+        perturbation.ascend(1.0)
+        assert perturbation.norm.item() == pytest.approx(0.5)
+        with perturbation.applied():
+            moved = param.detach().clone()
+        assert torch.equal(param.detach(), start if param.is_complex() else torch.view_as_real(start))
+        if param is complex_one:
+            expected = torch.view_as_real(moved)
+    torch.testing.assert_close(moved, expected)
+
+
+@pytest.mark.parametrize("norm", ["tensor", "global"])
+def test_empty_and_scalar_parameters_and_sparse_gradients_do_no_harm(norm):
+    params = [nn.Parameter(torch.zeros(0, 3)), nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.ones(4, 2))]
+    params[0].grad, params[1].grad = torch.zeros(0, 3), torch.tensor(1.0)
+    params[2].grad = torch.sparse_coo_tensor([[1]], [[3.0, 4.0]], (4, 2), check_invariants=True)
+    perturbation = Perturbation(params, 0.5, norm)
+    perturbation.ascend(1.0)
+    deltas = delta_of(perturbation)
+    assert torch.linalg.vector_norm(torch.cat([delta.flatten() for delta in deltas])) > 0.4
+    assert params[1].item() == 2.0
+    assert all(delta.isfinite().all() for delta in deltas)
+    perturbation.randomize(torch.Generator().manual_seed(0))
+    assert perturbation.norm.isfinite()
+
+
+@pytest.mark.parametrize("overlap", [slice(0, 6), slice(3, 6)])
+def test_theta_comes_back_where_two_parameters_share_memory(overlap):
+    buffer = torch.randn(6)
+    params = [nn.Parameter(buffer[:6]), nn.Parameter(buffer[overlap])]
+    before = buffer.clone()
+    perturbation = Perturbation(params, 0.5, "tensor")
+    for param in params:
+        param.grad = torch.randn_like(param)
+    with perturbation.applied():
+        perturbation.ascend(1.0)
+        moved = buffer.clone()
+    assert torch.equal(buffer, before)
+    for keep in (True, True, False):
+        with perturbation.applied(keep):
+            assert torch.equal(buffer, moved)
+        assert torch.equal(buffer, before)
+
+
+def test_gradients_of_another_dtype_are_taken_in_that_of_their_parameter():
+    params = [nn.Parameter(torch.ones(3, dtype=dtype)) for dtype in (torch.float32, torch.float64, torch.bfloat16)]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    perturbation = Perturbation(params, 0.5, "global")
+    perturbation.ascend(1.0)
+    assert perturbation.norm.item() == pytest.approx(0.5, rel=1e-3)

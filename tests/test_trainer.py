@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from hf_amp import AMPTrainer, AMPTrainerMixin
-from hf_amp.norm_stats import running_statistics
+from hf_amp.passes import running_statistics
 
 INACTIVE = [
     {"amp_epsilon": 0.0},

@@ -9,7 +9,6 @@ from tiny import Points, TinyModel, amp_trainer, largest_difference, logs_of, pa
 from torch import nn
 
 from hf_amp import AMPTrainer
-from hf_amp.perturbation import Perturbation
 
 FIGURES = ("erm_loss", "sharpness", "perturbation_norm", "skipped_ascents")
 
@@ -132,10 +131,8 @@ def test_a_loss_that_user_code_logs_is_left_alone(tmp_path):
 
 def test_another_kind_of_perturbation_can_take_the_place_of_the_worst_one(tmp_path):
     class RandomPerturbationTrainer(AMPTrainer):
-        def find_perturbation(self, model, batch, num_items_in_batch):
-            perturbation = Perturbation(model.parameters(), self.args.amp_epsilon, "tensor")
+        def find_perturbation(self, perturbation, ascent_pass):
             perturbation.randomize(torch.Generator().manual_seed(self.state.global_step))
-            return perturbation
 
     model = tiny_model()
     trainer = amp_trainer(tmp_path, model, RandomPerturbationTrainer, amp_epsilon=0.1)

@@ -17,7 +17,7 @@ from tiny import (
 )
 from transformers import Trainer, TrainerCallback
 
-from hf_amp.norm_stats import running_statistics
+from hf_amp.passes import running_statistics
 
 
 @pytest.mark.parametrize("scope", ["batch", "micro_batch"])
@@ -77,7 +77,7 @@ def test_weights_and_accumulated_gradients_are_clean_after_an_error_in_any_pass(
         trainer.train()
     assert model.passes == fail_at
     assert largest_difference(theta, parameters_of(model)) == 0.0
-    assert trainer._batch is None  # Δ is freed
+    assert trainer._run.batch is None  # Δ is freed
 
 
 def test_running_statistics_come_back_after_an_error_in_a_frozen_pass(tmp_path):

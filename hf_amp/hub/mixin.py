@@ -51,7 +51,6 @@ class PublishingMixin(_TrainerBehind):
     """
 
     evaluated_split = "evaluation"
-    _amp: AMPSettings
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._is_saved, self._reported = False, []
@@ -186,7 +185,7 @@ class PublishingMixin(_TrainerBehind):
         Args:
             card: the arguments of `Trainer.create_model_card`.
         """
-        return facts_of_trainer(self, self._amp, self._repo_id, **card)
+        return facts_of_trainer(self, AMPSettings.from_args(self.args), self._repo_id, **card)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write `README.md`: a card of the recorded facts, or this library's section in another Trainer's own card.

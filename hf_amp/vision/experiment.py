@@ -12,11 +12,11 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
-from hf_amp.compatibility import unconnected_processes
 from hf_amp.hub.access import later_command
 from hf_amp.hub.environment import environment
 from hf_amp.hub.facts import CURVES_NAME, command_line
 from hf_amp.hub.learning_curves import save_learning_curves
+from hf_amp.support import unconnected_processes
 from hf_amp.vision.arguments import DataArguments, ImageTrainingArguments, ModelArguments
 from hf_amp.vision.methods import METHOD_FIELDS, METHODS
 from hf_amp.vision.results import (

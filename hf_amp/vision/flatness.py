@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor, nn
 
-from hf_amp.perturbation import Perturbation, gradients_set_aside
+from hf_amp.passes import gradients_set_aside
+from hf_amp.perturbation import Perturbation
 from hf_amp.vision.metrics import CALIBRATION_BINS, METRICS
 
 Batches = Sequence[Mapping[str, Tensor]]

@@ -14,7 +14,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 from transformers.training_args import OptimizerNames
 
-from hf_amp.compatibility import all_parameters, target_parameters
 from hf_amp.hub.card import CardFacts
 from hf_amp.perturbation import Perturbation
 from hf_amp.trainer import AMPTrainer
@@ -134,19 +133,11 @@ class RMPTrainer(ImageTrainer):
     Departure: the paper's code draws each entry from ±√(ε / entries), whose norm grows as √ε; here ‖Δ‖₂ ≤ ε.
     """
 
-    def find_perturbation(
-        self,
-        model: nn.Module,
-        batch: Any,  # noqa: ARG002 - signature of the hook
-        num_items_in_batch: Tensor | int | None,  # noqa: ARG002
-    ) -> Perturbation:
+    def find_perturbation(self, perturbation: Perturbation, ascent_pass: Any) -> None:  # noqa: ARG002 - no pass
         """Draw Δ for an optimizer step; the same on every process, and again after a resume."""
-        params = list(target_parameters(all_parameters(model), self._amp.target_parameters))
-        perturbation = Perturbation(params, self._amp.epsilon, self._amp.norm)
         # One stream per step: a resumed run need not replay the earlier draws.
-        seed = self.args.seed * 1_000_003 + self.state.global_step
-        perturbation.randomize(torch.Generator(params[0].device).manual_seed(seed))
-        return perturbation
+        generator = torch.Generator(perturbation.params[0].device)
+        perturbation.randomize(generator.manual_seed(self.args.seed * 1_000_003 + self.state.global_step))
 
 
 def trainer_class(method: str) -> type[ImageTrainer]:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_amp.norm_stats import frozen_norm_stats, running_statistics
+from hf_amp.passes import frozen_norm_stats, running_statistics
 
 
 def convolutional_net():

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_amp.perturbation import Perturbation
+
 
 class PerturbationLog:
     """Sums of the values of AMP steps since the training loss was last logged; empty while AMP is inactive."""
@@ -14,11 +16,25 @@ class PerturbationLog:
         self._totals: dict[str, Tensor] = {}
         self._since = 0
 
-    def add(self, values: dict[str, Tensor], last_logged_step: int) -> None:
-        """Add the values of one micro-batch, 0-dim tensors on one device."""
+    def add(
+        self, perturbation: Perturbation, share: float, sharpness: Tensor | None, device: torch.device, since: int
+    ) -> None:
+        """Add the values of one micro-batch.
+
+        Args:
+            perturbation: its Δ.
+            share: of the micro-batch in its optimizer step.
+            sharpness: loss at θ + Δ less that at θ, as they count in the step, 0-dim; None: the latter is not known.
+            device: of the sums.
+            since: the optimizer step after which the loss was last logged.
+        """
+        values = {"perturbation_norm": perturbation.norm * share, "skipped_ascents": perturbation.skipped * share}
+        if sharpness is not None:
+            values["sharpness"] = sharpness
         if not self._totals:
-            self._since = last_logged_step
+            self._since = since
         for name, value in values.items():
+            value = value.to(device)
             self._totals[name] = self._totals[name] + value if name in self._totals else value
 
     def drain_into(self, logs: dict[str, float], global_step: int, gather: Callable[[Tensor], Any]) -> None:

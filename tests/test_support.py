@@ -33,12 +33,8 @@ from transformers import (
 
 import hf_amp
 from hf_amp import AMPArguments, AMPTrainer, AMPTrainerMixin
-from hf_amp.compatibility import (
-    all_parameters,
-    loss_ignores_num_items,
-    target_parameters,
-    unconnected_processes,
-)
+from hf_amp.parameters import all_parameters, target_parameters
+from hf_amp.support import unconnected_processes
 
 # --- refusals ---
 
@@ -62,7 +58,7 @@ def test_context_and_sequence_parallelism_are_refused(tmp_path, size):
 
 
 def test_sagemaker_model_parallelism_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_amp.compatibility.is_sagemaker_mp_enabled", lambda: True)
+    monkeypatch.setattr("hf_amp.support.is_sagemaker_mp_enabled", lambda: True)
     with pytest.raises(NotImplementedError, match="SageMaker model parallelism: use DDP"):
         amp_trainer(tmp_path)
 
@@ -133,9 +129,18 @@ def test_target_parameters_that_are_frozen_are_refused(tmp_path):
     model.classifier.requires_grad_(False)
     with pytest.raises(ValueError, match="must match a trainable parameter"):
         amp_trainer(tmp_path, model, amp_target_parameters="classifier")
-    model.requires_grad_(False)
+
+
+def test_a_frozen_model_is_evaluated_and_refused_only_when_it_is_trained(tmp_path):
+    model = tiny_model().requires_grad_(False)
+    trainer = amp_trainer(tmp_path, model, eval_dataset=Points(8))
+    assert trainer.evaluate()["eval_loss"] > 0
     with pytest.raises(ValueError, match="must have a trainable parameter to perturb"):
-        amp_trainer(tmp_path, model)
+        trainer.train()
+    assert model.passes == 1
+    model.classifier.requires_grad_(True)
+    trainer.train()
+    assert trainer.state.global_step == 6
 
 
 def test_one_pattern_of_several_that_matches_nothing_is_warned_about(tmp_path, caplog):
@@ -164,7 +169,7 @@ def test_launched_processes_that_do_not_know_each_other_are_found(monkeypatch, l
 
 
 def test_the_trainer_warns_of_such_processes(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("hf_amp.trainer.unconnected_processes", lambda args: "two processes, apart")
+    monkeypatch.setattr("hf_amp.support.unconnected_processes", lambda args: "two processes, apart")
     with caplog.at_level("WARNING"):
         amp_trainer(tmp_path).train()
     assert "two processes, apart" in caplog.text
@@ -229,12 +234,34 @@ def test_models_that_use_the_number_of_items_are_not_warned_about(tmp_path, capl
     assert "ignores it" not in caplog.text
 
 
-def test_the_check_of_the_loss_leaves_mode_and_random_state_alone():
-    model, data = tiny_model(ModelThatCounts, dropout=0.5), Points(4)
-    before = torch.get_rng_state()
-    assert not loss_ignores_num_items(model, {"x": data.x, "labels": data.labels}, 4)
-    assert model.training
-    assert torch.equal(before, torch.get_rng_state())
+def test_the_check_of_the_loss_makes_no_pass_of_its_own(tmp_path, caplog):
+    modes = []
+
+    class Seen(ModelThatCounts):
+        def forward(self, x, labels=None, num_items_in_batch=None, **kwargs):
+            modes.append(self.training)
+            return super().forward(x, labels, num_items_in_batch, **kwargs)
+
+    amp_trainer(tmp_path, tiny_model(Seen), gradient_accumulation_steps=2, max_steps=1).train()
+    assert modes == [True] * 4
+
+
+@pytest.mark.parametrize("outputs", ["none", "nothing", "list"])
+def test_models_without_a_loss_in_evaluation_mode_train(tmp_path, outputs):
+    class TrainingOnly(TinyModel):
+        accepts_loss_kwargs = True
+
+        def forward(self, x, labels=None, **kwargs):
+            result = super().forward(x, labels)
+            if self.training:
+                return result
+            if outputs == "list":
+                return [{"boxes": result.logits}]
+            return {"logits": result.logits} | ({"loss": None} if outputs == "none" else {})
+
+    trainer = amp_trainer(tmp_path, tiny_model(TrainingOnly), gradient_accumulation_steps=2)
+    trainer.train()
+    assert trainer.state.global_step == 3
 
 
 # --- what works beside it ---
@@ -283,10 +310,9 @@ def test_hyperparameter_search_over_amp_fields(tmp_path):
     seen = []
 
     class Look(AMPTrainer):
-        def find_perturbation(self, *args, **kwargs):
-            perturbation = super().find_perturbation(*args, **kwargs)
+        def find_perturbation(self, perturbation, ascent_pass):
+            super().find_perturbation(perturbation, ascent_pass)
             seen.append((self.args.amp_epsilon, perturbation.norm.item()))
-            return perturbation
 
     trainer = amp_trainer(
         tmp_path,

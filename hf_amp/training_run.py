@@ -1,0 +1,147 @@
+"""What an AMP trainer keeps between the steps of one training; forgotten when another training begins."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.utils import logging
+
+from hf_amp import support
+from hf_amp.batches import Batch, tensor_shapes
+from hf_amp.inputs import held, same_values
+from hf_amp.logs import PerturbationLog
+from hf_amp.parameters import all_parameters, target_parameters, twin_parameters
+from hf_amp.passes import reshard, sharded_modules
+from hf_amp.perturbation import Perturbation
+
+logger = logging.get_logger(__name__)
+
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass
+class TrainingRun:
+    """The memory of one training.
+
+    Args:
+        state: the `TrainerState` of the training, by which it is recognised.
+        twins: parameters over the same memory, see `twin_parameters`.
+        window: the micro-batches of the present optimizer step, as `get_batch_samples` returned them.
+        batch: those that share the present Δ; None between optimizer steps.
+        clone_inputs: give each pass tensors of its own, since passes change theirs; True until that is known.
+        has_stepped: whether `training_step` of the mixin was called.
+        log: figures since the last log.
+        said: warnings that were given.
+    """
+
+    state: Any
+    twins: list[tuple[nn.Parameter, nn.Parameter]] = field(default_factory=list)
+    window: list[Any] = field(default_factory=list)
+    batch: Batch | None = None
+    clone_inputs: bool = True
+    has_stepped: bool = False
+    log: PerturbationLog = field(default_factory=PerturbationLog)
+    said: set[str] = field(default_factory=set)
+    _changes_inputs: bool = False
+    _flos: tuple[Any, float] | None = None
+    _sharded: list[Any] | None = None
+    _batch_norm: bool | None = None
+    _has_watched: bool = False
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> "TrainingRun":
+        """Begin a training."""
+        model = trainer.model
+        return cls(trainer.state, twin_parameters(all_parameters(model)) if model is not None else [])
+
+    def place_of(self, inputs: Any) -> int | None:
+        """The place of a micro-batch in its optimizer step; None if it is no part of it."""
+        places = (i for i, one in enumerate(self.window) if one is inputs)
+        return next(places, next((i for i, one in enumerate(self.window) if same_values(one, inputs)), None))
+
+    def batch_of(self, trainer: Any, model: nn.Module, inputs: Any) -> tuple[Batch, int]:
+        """Return the batch that shares its Δ with a micro-batch, and the place of the micro-batch in it."""
+        amp, place = trainer.amp_settings, self.place_of(inputs)
+        self._reshard(model, is_new_step=self.batch is None or place is None)
+        if self.batch is not None and place is not None:
+            return self.batch, place
+        is_split = max(len(self.window), getattr(trainer, "current_gradient_accumulation_steps", 1)) > 1
+        if place is None and is_split and amp.scope == "batch":
+            support.refuse_other_inputs(trainer)
+            self.say(support.BY_ITSELF.format(type(trainer).__name__))
+        by_itself = amp.scope == "micro_batch" or (place is None and is_split)
+        together = [inputs] if by_itself or place is None else self.window
+        micro_batches = [held(trainer._prepare_inputs(one)) for one in together]
+        targets = target_parameters(all_parameters(model), amp.target_parameters)
+        batch = Batch(micro_batches, Perturbation(targets, amp.epsilon, amp.norm), by_itself)
+        if by_itself or place is None:
+            return batch, 0
+        self.batch = batch
+        return batch, place
+
+    def record(self, trainer: Any, batch: Batch, place: int, amp_loss: Tensor) -> None:
+        """Keep the figures of a micro-batch for the next log."""
+        sharpness = None
+        if batch.erm_losses is not None:
+            sharpness = amp_loss - batch.erm_losses[place]
+            if trainer.args.logging_nan_inf_filter:  # which keeps such values out of `loss`, too
+                sharpness = torch.where(sharpness.isfinite(), sharpness, 0.0)
+        share = 1 / getattr(trainer, "current_gradient_accumulation_steps", 1)
+        since = getattr(trainer, "_globalstep_last_logged", 0)
+        self.log.add(batch.perturbation, share, sharpness, amp_loss.device, since)
+
+    def say(self, warning: str, more: str = "") -> None:
+        """Warn once in a training."""
+        if warning not in self.said:
+            self.said.add(warning)
+            logger.warning(warning + more)
+
+    def has_batch_norm(self, model: nn.Module | None) -> bool:
+        """Whether a pass in training mode normalises with the statistics of its batch; a walk, so once a training."""
+        if self._batch_norm is None:
+            modules = [] if model is None else model.modules()
+            self._batch_norm = any(isinstance(module, _BATCH_NORMS) for module in modules)
+        return self._batch_norm
+
+    def _reshard(self, model: nn.Module, is_new_step: bool) -> None:
+        """See `passes.reshard`; a walk over all modules, so once a training."""
+        if self._sharded is None:
+            self._sharded = sharded_modules(model)
+        reshard(self._sharded, is_new_step)
+
+    def note_inputs(self, kind: str, changed: list[str]) -> None:
+        """Learn from a pass which of its inputs it changed in place; the first whole step tells."""
+        if changed:
+            self.say(
+                support.INPUTS_CHANGE.format(", ".join(changed)), "" if self.clone_inputs else support.INPUTS_CHANGED
+            )
+            self._changes_inputs = True
+        if kind == "descent" or changed:
+            self.clone_inputs = self._changes_inputs
+
+    def flos_of(self, trainer: Trainer, inputs: Any) -> float:
+        """Floating-point operations of a pass; asked for when shapes change: a model walks over its modules for it."""
+        shapes = tensor_shapes(inputs)
+        if not shapes or self._flos is None or self._flos[0] != shapes:
+            self._flos = shapes, float(trainer.floating_point_ops(inputs))
+        return self._flos[1]
+
+    def watched(self, trainer: Trainer, inputs: Any, num_items: Any) -> Any:
+        """The number of items, watched in the first pass where it matters whether the model's loss uses it.
+
+        Only where Trainer's own `compute_loss` is at work, so that it is sure, and eagerly.
+        """
+        if self._has_watched or type(num_items) is not Tensor or not isinstance(inputs, Mapping):
+            return num_items
+        args = trainer.args
+        plain_loss = type(trainer).compute_loss is Trainer.compute_loss and trainer.label_smoother is None
+        plain_loss = plain_loss and trainer.compute_loss_func is None and trainer.model_accepts_loss_kwargs
+        is_split = len(self.window) > 1 or args.world_size > 1
+        if not (plain_loss and is_split) or args.n_gpu > 1 or args.torch_compile:
+            return num_items
+        self._has_watched = True
+        return support.WatchedCount.of(num_items)
