@@ -197,7 +197,9 @@ def ascent_of(trainer: Any, batch: Batch, num_items: Tensor | int | None) -> Asc
             items = trainer._get_num_items_in_batch(micro_batches, trainer.args.device)
     weight = _weight(trainer, items, num_items, steps, in_one_process) if batch.by_itself else 1.0
     is_share = amp.ascent_fraction < 1.0
-    is_cut = is_share and (len(micro_batches) < len(batch.micro_batches) or sum(counts) > len(counts))
+    is_cut = len(micro_batches) < len(batch.micro_batches) or any(
+        share is not whole for share, whole in zip(micro_batches, batch.micro_batches, strict=True)
+    )
     return Ascent(micro_batches, divisors, items, over_processes, weight, is_share, is_cut)
 
 

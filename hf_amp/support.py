@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from transformers.utils import is_sagemaker_mp_enabled, logging
 
 from hf_amp.parameters import all_parameters, check_target_parameters, twin_parameters, warn_of_half_precision
+from hf_amp.trainers import refuse_share, refuse_trainer
 from hf_amp.training_args import AMPSettings
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ _HOOKS_WITH_MEMORY = ("power_sgd", "batched_power_sgd")
 
 
 NO_TRAINER = (
-    "{} is no transformers.Trainer, whose training_step AMPTrainerMixin perturbs; put the mixin before a class that is "
-    "one, e.g. class {}(AMPTrainerMixin, Trainer). Where another class makes a Trainer inside, give it such a class."
+    "{0} is no transformers.Trainer, whose training_step AMPTrainerMixin perturbs; put the mixin before a class that "
+    "is one, e.g. class {0}(AMPTrainerMixin, Trainer). Where another class makes a Trainer inside, give it such a class."
 )
 
 
@@ -103,6 +104,7 @@ def refuse_setup(trainer: "Trainer") -> None:
     Raises:
         NotImplementedError: naming what was found and what to use instead.
     """
+    refuse_trainer(trainer)
     accelerator = trainer.accelerator
     if trainer.is_deepspeed_enabled:
         _refuse("DeepSpeed", "its engine owns parameters and gradients; use DDP or FSDP2")
@@ -145,6 +147,8 @@ def refuse_model(trainer: "Trainer", settings: AMPSettings) -> None:
             f"the optimizer {type(optimizer).__name__!r}",
             "it steps inside backward, at θ + Δ; choose another `optim`",
         )
+    if settings.ascent_fraction < 1.0:
+        refuse_share(trainer)
     if settings.scope == "micro_batch":
         if trainer.is_fsdp_enabled or any(isinstance(param, DTensor) for param in model.parameters()):
             _refuse(

@@ -26,6 +26,7 @@ from hf_amp.passes import (
     prepared,
 )
 from hf_amp.perturbation import Perturbation
+from hf_amp.trainers import figures_held, samples_of_known
 from hf_amp.training_args import AMPSettings
 from hf_amp.training_run import TrainingRun
 
@@ -145,6 +146,7 @@ class AMPTrainerMixin(_TrainerBehind):
                 attributes(self, current_gradient_accumulation_steps=divisor),
                 attributes(self.args, average_tokens_across_devices=ascent.over_processes),
                 gradient_sync(self.accelerator, model, enabled, outer),
+                figures_held(self),
             ):
                 losses.append(self._pass("ascent", model, inputs, num_items, is_clean))
             if isinstance(num_items, support.WatchedCount) and not num_items.uses:
@@ -196,7 +198,7 @@ class AMPTrainerMixin(_TrainerBehind):
         Args:
             inputs: what `_prepare_inputs` returned.
         """
-        samples = rows_of(inputs)
+        samples = samples_of_known(self, inputs) or rows_of(inputs)
         return replace(samples, least=2) if self._running().has_batch_norm(self.model) else samples
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Tensor | int | None]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from hf_amp.batch import Samples
+from hf_amp.batches import Samples
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -82,20 +82,12 @@ def refuse_share(trainer: "Trainer") -> None:
 def samples_of_known(trainer: "Trainer", inputs: Any) -> Samples | None:
     """How a prepared micro-batch of a known trainer is cut; None if the general cut is right for it.
 
-    Raises:
-        NotImplementedError: if a share of this batch cannot be had.
+    A batch of which no part can be told, say with any number of image rows for a sample, is one sample.
     """
     if not isinstance(inputs, Mapping):
         return None
     if "cu_seq_lens_q" in inputs:
         return _sequences_in_one_row(inputs)
-    one_row = all(_length(inputs.get(key)) == 1 for key in ("input_ids", "position_ids"))
-    if one_row and inputs.get("attention_mask") is None:
-        _refuse_share(
-            "sequences that are joined to one row, without their lengths",
-            "nothing says where a sequence ends; collate with `DataCollatorWithFlattening(return_flash_attn_kwargs="
-            "True)`, or pad (`padding_free=False`)",
-        )
     if _is_of(trainer, "sentence_transformers"):
         # Most of its losses compare samples: other pairs of the batch are negatives, or are ranked with each other.
         return _rows(inputs, _first_length(inputs), least=2)
@@ -152,16 +144,16 @@ def _rows(inputs: Mapping[str, Any], size: int, branches: int = 1, least: int = 
         rows = _length(value)
         fits = (size, branches * size) if isinstance(value, Tensor) else (size,)
         if rows is not None and (_RAGGED.search(key) or rows not in fits):
-            _refuse_share(
-                f"a batch in which {key!r} has {rows} rows for {size} samples",
-                "it cannot be told which belong to which sample; pad the samples to one shape (sentence-transformers: "
-                "`unpad_inputs=False`)",
-            )
+            return _whole(inputs)
 
     def take(count: int) -> dict[str, Any]:
         return {key: _first_rows(value, size, branches, count) for key, value in inputs.items()}
 
-    return Samples(size, take, min(least, size))
+    return Samples(size, take, least)
+
+
+def _whole(inputs: Mapping[str, Any]) -> Samples:
+    return Samples(1, lambda _: inputs)
 
 
 def _first_rows(value: Any, size: int, branches: int, count: int) -> Any:
@@ -179,7 +171,9 @@ def _sequences_in_one_row(inputs: Mapping[str, Any]) -> Samples:
     """
     bounds = inputs["cu_seq_lens_q"].flatten().tolist()
     ends = [end for start, end in pairwise(bounds) if end - start > 1]
-    tokens = bounds[-1]
+    rows = [value for value in inputs.values() if isinstance(value, Tensor) and value.dim() > 1]
+    if not ends or any(row.shape[1] != bounds[-1] for row in rows):
+        return _whole(inputs)
 
     def take(count: int) -> dict[str, Any]:
         end = ends[count - 1]
@@ -191,12 +185,8 @@ def _sequences_in_one_row(inputs: Mapping[str, Any]) -> Samples:
             elif key.startswith("max_length"):
                 longest = max(last - first for first, last in pairwise(kept))
                 share[key] = torch.full_like(value, longest) if isinstance(value, Tensor) else longest
-            elif isinstance(value, Tensor) and value.dim() > 1 and value.shape[1] == tokens:
-                share[key] = value[:, :end]
-            elif isinstance(value, Tensor) and value.dim() > 0:
-                _refuse_share(f"joined sequences with {key!r} of shape {tuple(value.shape)}", "train on text alone")
             else:
-                share[key] = value
+                share[key] = value[:, :end] if isinstance(value, Tensor) and value.dim() > 1 else value
         return share
 
     return Samples(len(ends), take)

@@ -126,9 +126,11 @@ def test_three_answers_stay_together():
     assert samples.take(1)["input_ids"].flatten().tolist() == [0, 2, 4]
 
 
-def test_a_batch_that_is_not_pairs_is_refused():
-    with pytest.raises(NotImplementedError, match=r"'input_ids' has 7 rows for 3 samples.*amp_ascent_fraction=1.0"):
-        samples_of_known(instance(AsTrlsDPO), {"input_ids": torch.zeros(7, 2)})
+def test_a_batch_that_is_not_pairs_is_one_sample():
+    inputs = {"input_ids": torch.zeros(7, 2)}
+    samples = samples_of_known(instance(AsTrlsDPO), inputs)
+    assert samples.size == 1
+    assert samples.take(1) is inputs
 
 
 @pytest.mark.parametrize("inputs", [torch.zeros(4), ["a", "b"], {"x": torch.zeros(4, 2)}])

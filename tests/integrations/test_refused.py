@@ -135,7 +135,7 @@ def test_it_trains_with_epsilon_0(tmp_path):
 
 
 def test_setfits_trainer_is_no_trainer_of_transformers():
-    with pytest.raises(TypeError, match=r"AMPSetFitTrainer.*transformers\.Trainer"):
+    with pytest.raises(TypeError, match=r"AMPSetFitTrainer is no transformers\.Trainer.*makes a Trainer inside"):
 
         class AMPSetFitTrainer(AMPTrainerMixin, setfit.Trainer):
             pass

@@ -108,10 +108,10 @@ def test_packed_sequences_are_cut_between_documents(tmp_path):
 
 
 def test_sequences_in_one_row_need_their_lengths(tmp_path):
+    """Otherwise the row is one sample, of which nothing can be cut: the Trainer says so."""
     trainer = KINDS["Seq2Seq"](tmp_path, "plain")
     rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}, {"input_ids": [8, 9], "labels": [8, 9]}]
-    with pytest.raises(NotImplementedError, match=r"without their lengths: .*return_flash_attn_kwargs=True"):
-        samples_of_known(trainer, DataCollatorWithFlattening()(rows))
+    assert samples_of_known(trainer, DataCollatorWithFlattening()(rows)) is None
     known = samples_of_known(trainer, DataCollatorWithFlattening(return_flash_attn_kwargs=True)(rows))
     assert known.size == 2
     assert known.take(1)["input_ids"].tolist() == [[5, 6, 7]]
@@ -122,17 +122,24 @@ def test_other_trainers_have_the_general_cut(tmp_path):
     assert samples_of_known(trainer, rows_and_batch(trainer)[1]) is None
 
 
-def test_rows_that_no_sample_can_be_given_are_refused(tmp_path):
-    trainer = KINDS["DPO"](tmp_path, "plain")
-    _, batch, _ = rows_and_batch(trainer)
-    with pytest.raises(
-        NotImplementedError, match=r"`amp_ascent_fraction` < 1 .*'pixel_values' has 7 rows for 6 samples"
-    ):
-        samples_of_known(trainer, {**batch, "pixel_values": torch.zeros(7, 3)})
-    with pytest.raises(
-        NotImplementedError, match=r"'image_grid_thw' has 12 rows for 6 samples.*amp_ascent_fraction=1.0"
-    ):
-        samples_of_known(trainer, {**batch, "image_grid_thw": torch.zeros(12, 3)})
+@pytest.mark.parametrize(("name", "rows"), [("pixel_values", 7), ("image_grid_thw", 12), ("cu_seq_lens", 4)])
+def test_rows_that_no_sample_can_be_given_leave_the_batch_whole(name, rows, tmp_path):
+    for kind in ("DPO", "MultipleNegativesRanking"):
+        trainer = KINDS[kind](tmp_path / kind, "plain")
+        _, batch, _ = rows_and_batch(trainer)
+        assert samples_of_known(trainer, batch).size == 6
+        batch = {**batch, name: torch.zeros(rows, 3)}
+        samples = samples_of_known(trainer, batch)
+        assert samples.size == 1
+        assert samples.take(1) is batch
+
+
+def test_a_share_of_nothing_is_said(tmp_path, caplog):
+    trainer = KINDS["DPO"](tmp_path, "amp", amp_ascent_fraction=0.5, max_steps=1)
+    collate = trainer.data_collator
+    trainer.data_collator = lambda rows: {**collate(rows), "cu_seq_lens": torch.zeros(3)}
+    trainer.train()
+    assert "`amp_ascent_fraction`=0.5 has no effect on this batch" in caplog.text
 
 
 @pytest.mark.parametrize("nested", [False, True])

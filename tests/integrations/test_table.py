@@ -22,7 +22,7 @@ SHOWN_BY = {
     "trl `KTOTrainer`": ["KTO"],
     "trl `CPOTrainer`": ["CPO", "ORPO", "TPO"],
     "trl figures": ["test_figures.py::test_what_is_logged_with_a_tiny_epsilon_is_what_the_plain_class_logs"],
-    "trl with images": ["test_shares.py::test_rows_that_no_sample_can_be_given_are_refused"],
+    "Images": ["test_shares.py::test_rows_that_no_sample_can_be_given_leave_the_batch_whole"],
     "sentence-transformers with in-batch": ["MultipleNegativesRanking", "CachedMultipleNegativesRanking"],
     "sentence-transformers, loss with": [
         "SoftmaxLoss",
