@@ -120,7 +120,8 @@ def refuse_setup(trainer: "Trainer") -> None:
     if trainer.is_fsdp_enabled and getattr(plugin, "fsdp_version", 1) != 2:
         _refuse("FSDP version 1", 'it flattens parameters; use FSDP2: `fsdp_config={"fsdp_version": 2}`')
     handler = getattr(accelerator, "ddp_handler", None)
-    hook = str(getattr(getattr(handler, "comm_hook", None), "value", "no")).lower()
+    hook = getattr(handler, "comm_hook", "no")
+    hook = str(getattr(hook, "value", hook)).lower()
     if hook in _HOOKS_WITH_MEMORY:
         _refuse(
             f"the communication hook {hook!r}",

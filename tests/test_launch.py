@@ -13,6 +13,7 @@ import transformers
 import yaml
 from packaging.version import Version
 from safetensors.torch import load_file
+from torch.distributed.fsdp import FSDPModule
 
 pytestmark = pytest.mark.slow
 
@@ -240,6 +241,94 @@ def test_scope_micro_batch_is_refused_with_shards(tmp_path):
     case = {"name": "refused", "settings": {"amp_scope": "micro_batch"}, "shards": {"fsdp_size": 2}}
     with pytest.raises(AssertionError, match=r'"micro_batch"` with sharded parameters.*use amp_scope="batch"'):
         launch(torchrun(2), [case], tmp_path / "shards")
+
+
+BETWEEN = {"tiny": ("evaluate", "forward", "save", "fail"), "llama": ("evaluate", "generate")}
+
+
+def between_cases(**common):
+    """Trainings alike but for passes between their steps, over models whose outermost module has parameters."""
+    settings = SETTINGS[0] | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    cases = []
+    for model, kinds in BETWEEN.items():
+        case = {"model": model, "settings": settings, "samples": 64, "dtype": "float32", **common}
+        cases.append(case | {"name": f"{model}-undisturbed"})
+        cases += [case | {"name": f"{model}-{kind}", "between": kind} for kind in kinds]
+    return cases
+
+
+def assert_undisturbed(trained):
+    for model, kinds in BETWEEN.items():
+        assert trained[f"{model}-undisturbed"][0]["logs"][0]["perturbation_norm"] > 0
+        for kind in kinds:
+            for mine, alone in zip(trained[f"{model}-{kind}"], trained[f"{model}-undisturbed"], strict=True):
+                assert difference(mine, alone) == 0.0, (model, kind)
+
+
+FORGETS_FAILED_PASSES = hasattr(FSDPModule, "reset_iter_state")  # since torch 2.13
+
+
+def without_failures(cases):
+    return [case for case in cases if FORGETS_FAILED_PASSES or case.get("between") != "fail"]
+
+
+@SHARDS
+@pytest.mark.parametrize("shards", [{"fsdp_size": 2}, {"fsdp_size": 1, "dp_replicate_size": 2}])
+def test_passes_between_the_steps_of_a_model_that_shards_itself_change_nothing(tmp_path, shards):
+    # "save" is left to Trainer's own rules there: it needs a model that can be gathered.
+    cases = [case for case in between_cases(shards=shards) if case.get("between") != "save"]
+    trained = launch(torchrun(2), without_failures(cases), tmp_path / "between")
+    trained["tiny-save"] = trained["tiny-undisturbed"]
+    assert_undisturbed(trained)
+
+
+def test_passes_between_the_steps_of_a_model_that_accelerate_shards_change_nothing(tmp_path):
+    config = yaml.safe_load((CONFIGS / "fsdp2.yaml").read_text())
+    config |= {"use_cpu": True, "num_processes": 2, "mixed_precision": "no"}
+    (tmp_path / "on_cpu.yaml").write_text(yaml.safe_dump(config))
+    trained = launch(accelerate(tmp_path / "on_cpu.yaml"), between_cases(accelerate_shards=True), tmp_path / "between")
+    assert_undisturbed(trained)
+
+
+DDP = {
+    "view": {"gradient_as_bucket_view": True},
+    "unused": {"find_unused_parameters": True},
+    "static": {"static_graph": True},
+    "small": {"bucket_cap_mb": 1},
+}
+
+
+def test_options_of_ddp_change_nothing(tmp_path):
+    cases = [
+        {"name": f"{name}-{scope}", "ddp": options, "settings": SETTINGS[2] | BOTH | {"amp_scope": scope}}
+        for name, options in (("none", {}), *DDP.items())
+        for scope in ("batch", "micro_batch")
+        if name != "static"
+    ]
+    # A static graph accumulates nothing, with plain Trainer neither.
+    cases += [
+        {"name": name, "ddp": options, "settings": SETTINGS[2] | PROCESSES}
+        for name, options in (("none-whole", {}), ("static-whole", DDP["static"]))
+    ]
+    trained = launch(accelerate("two_cpu_processes.yaml"), cases, tmp_path / "ddp")
+    for case in cases:
+        plain = trained[f"none-{case['name'].partition('-')[2]}"]
+        for mine, other in zip(trained[case["name"]], plain, strict=True):
+            assert difference(mine, other) <= 1e-12, case["name"]
+    assert difference(trained["none-batch"][0], trained["none-micro_batch"][0]) > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("ddp", "settings", "text"),
+    [
+        ({"static_graph": True}, {"amp_scope": "micro_batch"}, r'"micro_batch"` with `ddp_static_graph`'),
+        ({"comm_hook": "power_sgd"}, {}, "the communication hook 'power_sgd'"),
+    ],
+)
+def test_options_of_ddp_that_would_be_wrong_are_refused(tmp_path, ddp, settings, text):
+    case = {"name": "refused", "settings": settings, "ddp": ddp}
+    with pytest.raises(AssertionError, match=text):
+        launch(accelerate("two_cpu_processes.yaml"), [case], tmp_path / "ddp")
 
 
 def test_fsdp2_of_accelerate_trains_and_saves_the_weights_of_one_process(one_process_in_float32, tmp_path):

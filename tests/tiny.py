@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel, TrainerCallback
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_amp import AMPTrainer, AMPTrainingArguments
@@ -82,6 +82,26 @@ class Points(Dataset):
 
     def __getitem__(self, index):
         return {"x": self.x[index], "labels": self.labels[index]}
+
+
+class Tokens(Dataset):
+    """Random sequences of tokens, as a language model takes them."""
+
+    def __init__(self, count=48, length=6, vocabulary=17):
+        generator = torch.Generator().manual_seed(0)
+        self.ids = torch.randint(vocabulary, (count, length), generator=generator)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        return {"input_ids": self.ids[index], "labels": self.ids[index]}
+
+
+def tiny_llama(seed=0):
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=17, num_key_value_heads=2, max_position_embeddings=32, **sizes))
 
 
 def tiny_model(cls=TinyModel, dtype=torch.float64, seed=0, **config):

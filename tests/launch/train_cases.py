@@ -3,12 +3,15 @@
 Usage: train_cases.py CASES.json OUTPUT_DIR. Each case has a `name` and may have
 
     settings     of the training arguments
-    model        "tiny", "counts" or "bad"; config, dtype: of the model
+    model        "tiny", "counts", "bad", or "llama", a language model; config, dtype: of the model
     trainer      "amp" or "plain"
     samples      number of training samples
     count_calls  true: count the collective calls that the steps make
     shards       of a `transformers.distributed.DistributedConfig`, e.g. {"fsdp_size": 2}
     accelerate_shards   true: Accelerate shards the model, as its configuration says
+    between      what is done after each optimizer step: "evaluate", "forward" (with no backward), "generate", "save" or
+                 "fail" (a forward pass that raises)
+    ddp          of `accelerate.DistributedDataParallelKwargs`
 
 Rank r writes OUTPUT_DIR/NAME.r.pt: parameters and buffers, logs, numbers of calls; a case with `accelerate_shards` also
 saves its model to OUTPUT_DIR/NAME-model.
@@ -26,11 +29,12 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from accelerate.state import PartialState
-from accelerate.utils import DistributedType
-from tiny import ModelThatCounts, Points, TinyModel, amp_trainer, tiny_model
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from tiny import ModelThatCounts, Points, TinyModel, Tokens, amp_trainer, tiny_llama, tiny_model
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.profiler import profile
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from hf_amp import AMPTrainer
 
@@ -48,6 +52,54 @@ class BadInOneProcess(TinyModel):
 
 
 MODELS = {"tiny": TinyModel, "counts": ModelThatCounts, "bad": BadInOneProcess}
+
+
+class Between(TrainerCallback):
+    """Passes over the model between two steps, which must leave the training as it is."""
+
+    def __init__(self, kind, folder):
+        self.kind, self.folder = kind, folder
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        rows = [self.trainer.train_dataset[i] for i in range(4)]
+        inputs = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        if self.kind == "evaluate":
+            self.trainer.evaluate(torch.utils.data.Subset(self.trainer.train_dataset, range(8)))
+        elif self.kind == "forward":
+            model(**inputs)  # in training mode, and with a graph that nobody uses
+        elif self.kind == "generate":
+            model.eval()
+            model.generate(inputs["input_ids"], max_new_tokens=2, do_sample=False, pad_token_id=0)
+        elif self.kind == "save":
+            self.trainer.save_model(str(self.folder))
+        else:
+            self.fail(model, inputs)
+
+    def fail(self, model, inputs):
+        def stop(module, args):
+            raise FloatingPointError("on the way")
+
+        handle = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+        handle = handle.register_forward_pre_hook(stop)
+        try:
+            model(**inputs)
+        except FloatingPointError:
+            pass
+        finally:
+            handle.remove()
+
+
+def with_ddp(trainer_class, settings):
+    """The trainer class, with options of DistributedDataParallel that no training argument has."""
+
+    class WithHandler(trainer_class):
+        def _build_accelerator_args(self, **kwargs):
+            arguments = super()._build_accelerator_args(**kwargs)
+            handlers = arguments.get("kwargs_handlers") or []
+            others = [handler for handler in handlers if not isinstance(handler, DistributedDataParallelKwargs)]
+            return {**arguments, "kwargs_handlers": [*others, DistributedDataParallelKwargs(**settings)]}
+
+    return WithHandler
 
 
 def counted(trainer_class, calls):
@@ -70,7 +122,11 @@ def whole(tensor):
 
 def run(case, output):
     dtype = getattr(torch, case.get("dtype", "float64"))
-    model = tiny_model(MODELS[case.get("model", "tiny")], dtype=dtype, **case.get("config", {}))
+    if case.get("model") == "llama":
+        model, data = tiny_llama().to(dtype), Tokens(case.get("samples", 48))
+    else:
+        model = tiny_model(MODELS[case.get("model", "tiny")], dtype=dtype, **case.get("config", {}))
+        data = Points(case.get("samples", 48), dtype=dtype)
     if case.get("accelerate_shards"):  # asks for the embeddings, to see whether they are tied
         model.get_input_embeddings = model.get_output_embeddings = lambda: None
     folder = output / f"{case['name']}-model"
@@ -80,10 +136,18 @@ def run(case, output):
     trainer_class = {"amp": AMPTrainer, "plain": Trainer}[case.get("trainer", "amp")]
     if case.get("count_calls"):
         trainer_class = counted(trainer_class, calls)
-    data = Points(case.get("samples", 48), dtype=dtype)
+    if "ddp" in case:
+        trainer_class = with_ddp(trainer_class, case["ddp"])
     trainer = amp_trainer(output / case["name"], model, trainer_class, data=data, **case["settings"])
+    if "between" in case:
+        between = Between(case["between"], output / f"{case['name']}-between")
+        between.trainer = trainer
+        trainer.add_callback(between)
     trainer.train()
     if "shards" in case or case.get("accelerate_shards"):
+        for module in trainer.model.modules():  # a forward pass without a backward one leaves some gathered
+            if isinstance(module, FSDPModule):
+                module.reshard()
         assert all(isinstance(param, DTensor) for param in trainer.model.parameters())
     if case.get("accelerate_shards"):
         trainer.save_model(str(folder))
