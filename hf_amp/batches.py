@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ class Ascent:
         over_processes: whether those are the items of all processes.
         weight: of the losses in the loss of the optimizer step.
         is_share: whether a share of the batch was asked for.
-        is_cut: whether it is less than the batch.
+        is_cut: whether samples could be told apart for it; without them it is all of the batch.
     """
 
     micro_batches: list[Any]
@@ -197,9 +198,8 @@ def ascent_of(trainer: Any, batch: Batch, num_items: Tensor | int | None) -> Asc
             items = trainer._get_num_items_in_batch(micro_batches, trainer.args.device)
     weight = _weight(trainer, items, num_items, steps, in_one_process) if batch.by_itself else 1.0
     is_share = amp.ascent_fraction < 1.0
-    is_cut = len(micro_batches) < len(batch.micro_batches) or any(
-        share is not whole for share, whole in zip(micro_batches, batch.micro_batches, strict=True)
-    )
+    is_less = any(share is not whole for share, whole in zip_longest(micro_batches, batch.micro_batches))
+    is_cut = is_less or sum(counts) > len(counts)  # rounded up, it may be all of the samples
     return Ascent(micro_batches, divisors, items, over_processes, weight, is_share, is_cut)
 
 

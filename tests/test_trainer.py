@@ -302,6 +302,14 @@ def test_ascent_fraction_takes_delta_from_the_first_samples_of_the_batch(tmp_pat
         torch.testing.assert_close(got.detach(), want, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("fraction", "size", "is_said"), [(0.125, 8, False), (0.5, 8, False), (0.99, 8, False), (0.5, 1, True)]
+)
+def test_a_share_of_what_cannot_be_cut_is_said(tmp_path, caplog, fraction, size, is_said):
+    amp_trainer(tmp_path, amp_ascent_fraction=fraction, per_device_train_batch_size=size, max_steps=2).train()
+    assert ("has no effect on this batch" in caplog.text) == is_said
+
+
 def test_ascent_fraction_normalises_by_the_items_it_sees(tmp_path):
     def trained(cls):
         model = tiny_model(cls)
