@@ -27,6 +27,7 @@ SHOWN_BY = {
     "sentence-transformers, loss with": [
         "SoftmaxLoss",
         "test_training.py::test_the_plain_class_does_not_save_the_parameters_of_a_loss_either",
+        "test_two_processes.py::test_the_parameters_of_a_loss_are_those_of_each_process_with_amp_or_without",
     ],
     "sentence-transformers, `Batch": ["test_shares.py::test_losses_that_need_labels_in_the_batch_are_refused"],
     "sentence-transformers `CrossEncoderTrainer`": ["CrossEncoder", "CrossEncoder, lists"],

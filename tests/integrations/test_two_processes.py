@@ -19,6 +19,8 @@ HALF_AND_HALF = {"per_device_train_batch_size": 2, "gradient_accumulation_steps"
 CASES = [{"name": kind, "kind": kind, "arguments": HALF | MORE.get(kind, {})} for kind in KINDS] + [
     {"name": f"{kind} accumulated", "kind": kind, "arguments": HALF_AND_HALF} for kind in ("SFT", "CosineSimilarity")
 ]
+CASES.append({"name": "SoftmaxLoss", "kind": "SoftmaxLoss", "arguments": HALF})
+CASES.append({"name": "plain SoftmaxLoss", "kind": "SoftmaxLoss", "arguments": HALF, "method": "plain"})
 
 
 def launch(command, cases, folder):
@@ -62,6 +64,13 @@ def assert_trained_alike(processes, alone):
                 assert mine[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", [case["name"] for case in CASES])
+@pytest.mark.parametrize("name", [case["name"] for case in CASES if "SoftmaxLoss" not in case["name"]])
 def test_two_processes_train_the_weights_of_one(name, two_processes, one_process):
     assert_trained_alike(two_processes[name], one_process[name.removesuffix(" accumulated")])
+
+
+@pytest.mark.parametrize("name", ["SoftmaxLoss", "plain SoftmaxLoss"])
+def test_the_parameters_of_a_loss_are_those_of_each_process_with_amp_or_without(name, two_processes):
+    mine, other = two_processes[name]
+    assert all(torch.equal(value, other["weights"][key]) for key, value in mine["weights"].items())
+    assert not torch.equal(mine["loss"]["classifier.weight"], other["loss"]["classifier.weight"])

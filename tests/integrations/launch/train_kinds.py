@@ -1,7 +1,7 @@
-"""Trains kinds of `kinds.py` with AMP as a JSON file of cases says, in any number of processes.
+"""Trains kinds of `kinds.py` as a JSON file of cases says, in any number of processes.
 
-Usage: train_kinds.py CASES.json OUTPUT_DIR. A case has a `name`, a `kind` and `arguments`. Rank r writes
-OUTPUT_DIR/NAME.r.pt: the weights and the logs.
+Usage: train_kinds.py CASES.json OUTPUT_DIR. A case has a `name`, a `kind`, `arguments` and perhaps a
+`method` other than "amp". Rank r writes OUTPUT_DIR/NAME.r.pt: the weights of the model, of the loss, and the logs.
 """
 
 import gc
@@ -21,11 +21,13 @@ RANK = os.environ.get("RANK", "0")
 
 def run(case, output):
     kind = (KINDS | SEVERAL_PROCESSES)[case["kind"]]
-    trainer = kind(output / f"{case['name']}-{RANK}", "amp", **case["arguments"])
+    trainer = kind(output / f"{case['name']}-{RANK}", case.get("method", "amp"), **case["arguments"])
     trainer.train()
     weights = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    torch.save({"weights": weights, "logs": logs}, output / f"{case['name']}.{RANK}.pt")
+    loss = getattr(trainer, "loss", None)
+    own = {name: value for name, value in loss.named_parameters() if "model" not in name} if loss else {}
+    torch.save({"weights": weights, "loss": own, "logs": logs}, output / f"{case['name']}.{RANK}.pt")
 
 
 if __name__ == "__main__":
