@@ -23,6 +23,7 @@ from hf_amp.compatibility import (
 )
 from hf_amp.gradient_sync import gradient_sync
 from hf_amp.hub.mixin import PublishingMixin
+from hf_amp.hub.section import AMPCardMixin
 from hf_amp.norm_stats import frozen_norm_stats
 from hf_amp.perturbation import Perturbation, gradients_set_aside
 from hf_amp.perturbation_log import PerturbationLog
@@ -31,7 +32,7 @@ from hf_amp.training_args import AMPSettings
 logger = logging.get_logger(__name__)
 
 
-class AMPTrainerMixin(PublishingMixin):
+class AMPTrainerMixin(AMPCardMixin):
     """Makes any `transformers.Trainer` subclass train with adversarial model perturbation.
 
     `class AMPSeq2SeqTrainer(AMPTrainerMixin, Seq2SeqTrainer): ...`; the mixin comes first. A pass is the training
@@ -44,7 +45,8 @@ class AMPTrainerMixin(PublishingMixin):
     their difference, `perturbation_norm`, ‖Δ‖₂ over all parameters, each averaged as `loss` is (a plain step counts
     with Δ = 0), and `skipped_ascents`, the number of steps whose Δ was 0 because of an inf or nan gradient.
 
-    Publishing (`push_to_hub`, `create_model_card`) is described in `hf_amp.hub.mixin`.
+    The model card that the class behind it writes gets a section on the training. For checks before a push, and a card
+    of what was recorded, write `class X(AMPTrainerMixin, PublishingMixin, …Trainer)`.
 
     Source: Zheng, Zhang, Mao, *Regularizing Neural Networks via Adversarial Model Perturbation*, CVPR 2021,
     Algorithm 1. Departures: weights are put back from a copy, not by subtraction; gradients are clipped once, for the
@@ -292,8 +294,9 @@ class AMPTrainerMixin(PublishingMixin):
         super().log(logs, *args, **kwargs)
 
 
-class AMPTrainer(AMPTrainerMixin, Trainer):
+class AMPTrainer(AMPTrainerMixin, PublishingMixin, Trainer):
     """`transformers.Trainer` with adversarial model perturbation; see `AMPTrainerMixin` and `AMPArguments`.
 
-    Takes what `Trainer` takes. Plain `TrainingArguments` work too; the AMP fields then have their defaults.
+    Takes what `Trainer` takes. Plain `TrainingArguments` work too; the AMP fields then have their defaults. Publishing
+    is described in `PublishingMixin`.
     """

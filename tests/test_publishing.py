@@ -1,8 +1,6 @@
 """Publishing against the stand-in of the Hub: what arrives, what a stranger loads, and what happens when it fails."""
 
-import copy
 import json
-import pickle
 import subprocess
 import sys
 
@@ -15,7 +13,6 @@ from huggingface_hub import ModelCard
 from test_launch import torchrun
 from tiny_images import image_split, random_images, write_parquet
 
-from hf_amp.hub.mixin import UnsavedToken
 from hf_amp.models import PreActResNetForImageClassification
 from hf_amp.vision import DecodedImages, ImageCollator
 
@@ -86,8 +83,6 @@ place = sys.argv[1]
 saves = trainer("saves", hub_strategy="every_save")
 made_at_construction = os.listdir("saves") if os.path.isdir("saves") else []
 saves.train()
-time.sleep(1)
-saves._finish_current_push()
 saves.push_to_hub(commit_message="The end", license="mit", dataset="Noise", dataset_tags="tester/noise")
 torch.save(logits_of(saves.model), f"{place}/saves.pt")
 
@@ -458,11 +453,3 @@ def test_image_pipeline_trains_from_the_hub_and_a_stranger_classifies_raw_images
         assert score == pytest.approx(expected[model.config.label2id[label]].item(), abs=1e-5)
     assert sum(told["answers"][1].values()) == pytest.approx(1, abs=1e-5)
     assert not known(hub)
-
-
-def test_a_token_is_never_saved_but_stays_in_copies():
-    token = UnsavedToken("hf_secret")
-    assert pickle.loads(pickle.dumps({"token": token})) == {"token": None}
-    assert copy.copy(token) is token
-    assert copy.deepcopy([token])[0] is token
-    assert f"Bearer {token}" == "Bearer hf_secret"
