@@ -17,8 +17,8 @@ from huggingface_hub import HfApi, ModelCard, get_token, is_offline_mode
 from hf_amp.files import write_whole
 from hf_amp.hub.access import PublishingError, check_write_access, endpoint, make_branch, make_repository, short
 from hf_amp.hub.card import CARD_NAME, moved_to, read_card
-from hf_amp.hub.tokens import TokenSearch
-from hf_amp.hub.weights import flaws_of_weights
+from hf_amp.hub.upload.tokens import TokenSearch
+from hf_amp.hub.upload.weights import flaws_of_weights
 
 # The same as the Trainer leaves out, and what is nobody's business.
 LEFT_OUT = ("_*", "checkpoint-*", "last-checkpoint", ".git", ".cache", ".*", "__pycache__", "*.lock")
@@ -72,11 +72,7 @@ def publish(
     files = files_to_publish(folder)
     unread = check_tokens(folder, files)
     card = check_card(folder)
-    for path in files:
-        print(f"{_size(path.stat().st_size):>10}  {path.relative_to(folder).as_posix()}")
-    left_out = sorted(path.name for path in folder.iterdir() if _is_left_out(path.relative_to(folder)))
-    print(f"{_size(sum(path.stat().st_size for path in files)):>10}  in {len(files)} files to {repo_id}", flush=True)
-    print(f"Left out: {', '.join(left_out) or 'nothing'}", flush=True)
+    _list(folder, files, repo_id)
     for name, reason in unread:
         print(f"Not looked into for tokens: {name} ({reason})", flush=True)
     if card is None:
@@ -171,6 +167,14 @@ def check_card(folder: Path) -> str | None:
     except Exception as error:  # YAML errors, type errors and value errors of any metadata that users write
         raise PublishingError(f"The metadata of {path} is not valid ({short(error)}); correct it, {_REMEDY}") from error
     return text
+
+
+def _list(folder: Path, files: Sequence[Path], repo_id: str) -> None:
+    for path in files:
+        print(f"{_size(path.stat().st_size):>10}  {path.relative_to(folder).as_posix()}")
+    left_out = sorted(path.name for path in folder.iterdir() if _is_left_out(path.relative_to(folder)))
+    print(f"{_size(sum(path.stat().st_size for path in files)):>10}  in {len(files)} files to {repo_id}", flush=True)
+    print(f"Left out: {', '.join(left_out) or 'nothing'}", flush=True)
 
 
 def _refuse_public(repo_id: str, private: bool) -> None:

@@ -12,8 +12,8 @@ from test_card_facts import card_of, make, network
 from test_model_card import FULL
 
 from hf_amp.hub.card import CardFacts, render_card
-from hf_amp.hub.places import without_places
 from hf_amp.hub.section import with_section
+from hf_amp.hub.text.places import without_places
 
 HOME, HERE, TEMPORARY = Path.home(), Path.cwd(), tempfile.gettempdir()
 

@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 
-from hf_amp.hub import tokens
-from hf_amp.hub.tokens import TokenSearch
+from hf_amp.hub.upload import tokens
+from hf_amp.hub.upload.tokens import TokenSearch
 
 TOKEN = "hf_" + "aB3" * 12
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hf_amp.hub.weights import flaws_of_weights
+from hf_amp.hub.upload.weights import flaws_of_weights
 from hf_amp.push import main
 
 

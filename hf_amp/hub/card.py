@@ -13,8 +13,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_amp.hub.access import PublishingError
-from hf_amp.hub.places import without_places
-from hf_amp.hub.rendering import LABELS, template
+from hf_amp.hub.text.places import without_places
+from hf_amp.hub.text.rendering import LABELS, template
 
 CARD_NAME = "README.md"
 AMP_TAG, LIBRARY_TAG = "adversarial-model-perturbation", "hf_amp"

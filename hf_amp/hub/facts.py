@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, Trainer
 
 from hf_amp.hub.card import CardFacts, Evaluation
 from hf_amp.hub.environment import environment
-from hf_amp.hub.invocation import changed_arguments, command_line
 from hf_amp.hub.log_history import evaluations
-from hf_amp.hub.places import without_places
+from hf_amp.hub.text.invocation import changed_arguments, command_line
+from hf_amp.hub.text.places import without_places
 
 CURVES_NAME = "learning_curves.png"
 FIGURES = {

@@ -15,11 +15,11 @@ from transformers.utils import logging
 
 from hf_amp.files import write_whole
 from hf_amp.hub.access import PublishingError, check_write_access, later_command, make_branch, make_repository, short
-from hf_amp.hub.background import BackgroundPushes, copy_model
 from hf_amp.hub.card import CARD_NAME, is_generated, is_untouched, read_card, render_card
 from hf_amp.hub.facts import CURVES_NAME, repo_id_of
 from hf_amp.hub.log_history import curves
 from hf_amp.hub.section import CardArguments, CardSectionMixin
+from hf_amp.hub.upload.background import BackgroundPushes, copy_model
 
 logger = logging.get_logger(__name__)
 

@@ -11,7 +11,7 @@ from transformers import Trainer
 from hf_amp.files import write_whole
 from hf_amp.hub.card import CARD_NAME, METADATA, CardFacts, own_tags, read_card
 from hf_amp.hub.facts import NO_DEFENCE, facts_of_trainer
-from hf_amp.hub.rendering import template
+from hf_amp.hub.text.rendering import template
 from hf_amp.training_args import AMPSettings
 
 PERTURBED = (

@@ -1,6 +1,7 @@
 """What the user asked for, as a card tells it: command and arguments, without secrets and places of the machine."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from hf_amp.hub.places import without_places
+from hf_amp.hub.text.places import without_places
 
 # Folders, secrets, and what differs from process to process.
 _PRIVATE = ("output_dir", "logging_dir", "resume_from_checkpoint", "hub_token", "push_to_hub_token", "local_rank")
@@ -19,6 +20,7 @@ _PRIVATE = ("output_dir", "logging_dir", "resume_from_checkpoint", "hub_token", 
 _DERIVED = ("do_eval",)
 # Parts of `accelerator_config` that are true unless the user says otherwise.
 _FULL_FORMS = {"even_batches": True, "use_seedable_sampler": True}
+_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}")
 _SECRET_FLAGS = ("hub_token", "push_to_hub_token", "hf_token", "token")
 
 
@@ -52,10 +54,11 @@ def command_line() -> str | None:
     kept, is_secret = [], False
     for word in words:
         name, has_value, value = word.partition("=")
-        if is_secret or name.lstrip("-") in _SECRET_FLAGS:
+        if is_secret or name.lstrip("-").replace("-", "_") in _SECRET_FLAGS:
             is_secret = not is_secret and not has_value
             continue
-        kept.append(f"{name}={without_places(value)}" if has_value else without_places(word))
+        word = f"{name}={without_places(value)}" if has_value else without_places(word)
+        kept.append(_TOKEN.sub("…", word))
     path = Path(script)
     if path.is_absolute():
         path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else Path(path.name)
