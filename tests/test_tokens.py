@@ -107,6 +107,14 @@ def test_an_archive_three_deep_is_named(tmp_path):
     assert found.unread == [("data.zip: two: three", "it is an archive in an archive in an archive")]
 
 
+def locked():
+    """A zip archive that says of its file that it is encrypted, in the file's own header and in the directory."""
+    content = bytearray(zipped(a=TEXT))
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.rindex(header) + flags] |= 1
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -114,6 +122,7 @@ def test_an_archive_three_deep_is_named(tmp_path):
         (b"7z\xbc\xaf\x27\x1c", "7z archives cannot be read"),
         (b"\x28\xb5\x2f\xfd", "Zstandard archives cannot be read"),
         (zipped(a=b"x" * 100)[:60], "zip"),
+        (locked(), "encrypted"),
         (gzip.compress(b"x" * 10_000)[:-10], "ended before"),
         (tarred(a=b"x" * 10_000)[:5000], "unexpected end of data"),
     ],
