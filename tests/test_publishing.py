@@ -21,8 +21,8 @@ PROGRESS = "Training in progress, step"
 TRAINER = """
 import json, logging, os, sys, time
 import torch
-from transformers import AutoModelForImageClassification
-from hf_amp import AMPTrainer, AMPTrainingArguments
+from transformers import AutoModelForImageClassification, Trainer
+from hf_amp import AMPTrainer, AMPTrainerMixin, AMPTrainingArguments
 from hf_amp.models import PreActResNetConfig
 
 config = PreActResNetConfig(stem_size=4, hidden_sizes=[4, 8], depths=[1, 1], num_labels=3, image_size=8)
@@ -90,6 +90,13 @@ for strategy in ("checkpoint", "all_checkpoints", "end"):
     one = trainer(strategy, hub_strategy=strategy)
     one.train()
     one.push_to_hub()
+class OnlyAMP(AMPTrainerMixin, Trainer):
+    pass
+
+
+bare = trainer("bare", trainer_class=OnlyAMP, push_to_hub=False, max_steps=1)
+bare.train()
+bare.push_to_hub()
 whole = trainer("whole", push_to_hub=False, max_steps=6)
 whole.train()
 torch.save(whole.model.state_dict(), f"{place}/whole.pt")
@@ -158,6 +165,10 @@ def test_every_strategy_pushes_code_and_card_and_a_stranger_loads_and_resumes(hu
     assert (data.license, data.library_name, data.datasets) == ("mit", "transformers", ["tester/noise"])
     assert "`amp_epsilon` | `0.1`" in card
     assert 'from_pretrained("tester/saves", trust_remote_code=True)' in card
+    bare = hub.files("tester/bare")["README.md"].decode()
+    assert "generated automatically according to the information the Trainer had" in bare
+    assert "`amp_epsilon` | `0.1`" in bare
+    assert check_card(bare) == ([], [])
     state = ("optimizer.pt", "trainer_state.json", "rng_state.pth")
     assert {f"last-checkpoint/{name}" for name in state} <= set(hub.files("tester/checkpoint"))
     assert {f"checkpoint-{step}/{name}" for step in (2, 4) for name in state} <= set(

@@ -98,7 +98,7 @@ class TokenSearch:
                 with opened() as packed, self._unpacked(packed) as unpacked:
                     self._search(unpacked, f"{name}: {part}", depth - 1)
         except _BROKEN as error:
-            self.unread.append((name, str(error) or type(error).__name__))
+            self.unread.append((name, " ".join(str(error).split()) or type(error).__name__))
 
     def _holds_token(self, file: IO[bytes]) -> bool:
         file.seek(0)
