@@ -4,19 +4,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hf_amp.hub.arguments import AMPTrainingArguments, PublishingArguments
+    from hf_amp.hub.mixin import PublishingMixin
     from hf_amp.trainer import AMPTrainer, AMPTrainerMixin
-    from hf_amp.training_args import AMPArguments, AMPTrainingArguments
+    from hf_amp.training_args import AMPArguments
 
 __version__ = "0.1.0"
 
-__all__ = ["AMPArguments", "AMPTrainer", "AMPTrainerMixin", "AMPTrainingArguments", "__version__"]
+__all__ = [
+    "AMPArguments",
+    "AMPTrainer",
+    "AMPTrainerMixin",
+    "AMPTrainingArguments",
+    "PublishingArguments",
+    "PublishingMixin",
+    "__version__",
+]
 
 # Imported when first asked for: commands that train nothing, such as `python -m hf_amp.push`, do not wait for torch.
 _MODULES = {
     "AMPArguments": "hf_amp.training_args",
     "AMPTrainer": "hf_amp.trainer",
     "AMPTrainerMixin": "hf_amp.trainer",
-    "AMPTrainingArguments": "hf_amp.training_args",
+    "AMPTrainingArguments": "hf_amp.hub.arguments",
+    "PublishingArguments": "hf_amp.hub.arguments",
+    "PublishingMixin": "hf_amp.hub.mixin",
 }
 
 

@@ -24,6 +24,17 @@ _PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "seq_idx", "image_grid_thw", "video
 class Samples:
     """How a prepared micro-batch is cut, for `amp_ascent_fraction`.
 
+    Rows that belong together, say all chosen answers and then all rejected ones, stay together so:
+
+        def samples_of(self, inputs):  # of a Trainer
+            pairs = len(inputs["input_ids"]) // 2
+
+            def take(count):
+                rows = [*range(count), *range(pairs, pairs + count)]
+                return {name: value[rows] for name, value in inputs.items()}
+
+            return Samples(pairs, take)
+
     Args:
         size: number of samples, >= 1.
         take: returns the inputs of the first n samples, 1 <= n < size, and leaves the micro-batch as it is.

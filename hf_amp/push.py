@@ -1,13 +1,12 @@
 """Publish a finished folder on the Hub: `python -m hf_amp.push OUTPUT_DIR --repo user/name`.
 
 Uploads what `push_to_hub` of the Trainer would: weights, configuration, processor, modelling code, card, figures and
-results; not the checkpoints in it. Nothing is uploaded if the folder holds no model, a token in any file, or a
-checkpoint's optimizer state.
+results; not the checkpoints in it. Nothing is uploaded if the folder holds no model, weights that are not whole, a
+token in any file, or a checkpoint's optimizer state.
 """
 
 import argparse
 import fnmatch
-import mmap
 import re
 import sys
 from collections.abc import Sequence
@@ -17,9 +16,10 @@ from huggingface_hub import HfApi, ModelCard, get_token, is_offline_mode
 
 from hf_amp.files import write_whole
 from hf_amp.hub.access import PublishingError, check_write_access, endpoint, make_branch, make_repository, short
-from hf_amp.hub.card import moved_to
+from hf_amp.hub.card import CARD_NAME, moved_to, read_card
+from hf_amp.hub.upload.tokens import TokenSearch
+from hf_amp.hub.upload.weights import flaws_of_weights
 
-CARD_NAME = "README.md"
 # The same as the Trainer leaves out, and what is nobody's business.
 LEFT_OUT = ("_*", "checkpoint-*", "last-checkpoint", ".git", ".cache", ".*", "__pycache__", "*.lock")
 WEIGHTS = (
@@ -32,7 +32,6 @@ WEIGHTS = (
 )
 CONFIGURATIONS = ("config.json", "adapter_config.json")
 TRAINING_STATES = ("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth")
-_TOKEN = re.compile(rb"\b(hf|api_org)_[A-Za-z0-9]{30,}")
 _REMEDY = "then run the same command again"
 
 
@@ -71,12 +70,11 @@ def publish(
         PublishingError: the folder must not be published, or the Hub did not take it.
     """
     files = files_to_publish(folder)
+    unread = check_tokens(folder, files)
     card = check_card(folder)
-    for path in files:
-        print(f"{_size(path.stat().st_size):>10}  {path.relative_to(folder).as_posix()}")
-    left_out = sorted(path.name for path in folder.iterdir() if _is_left_out(path.relative_to(folder)))
-    print(f"{_size(sum(path.stat().st_size for path in files)):>10}  in {len(files)} files to {repo_id}", flush=True)
-    print(f"Left out: {', '.join(left_out) or 'nothing'}", flush=True)
+    _list(folder, files, repo_id)
+    for name, reason in unread:
+        print(f"Not looked into for tokens: {name} ({reason})", flush=True)
     if card is None:
         print(f"There is no {CARD_NAME}: nobody will know how the model was made.", flush=True)
     if dry_run:
@@ -109,7 +107,7 @@ def files_to_publish(folder: Path) -> list[Path]:
     """Return the files that are uploaded, sorted.
 
     Raises:
-        PublishingError: no such folder, no model in it, a checkpoint's training state, or a token in a file.
+        PublishingError: no such folder, no model in it, a checkpoint's training state, or weights that are not whole.
     """
     if not folder.is_dir():
         raise PublishingError(f"`OUTPUT_DIR` must be a folder, got {folder}; give the output_dir of a training")
@@ -128,30 +126,55 @@ def files_to_publish(folder: Path) -> list[Path]:
             "which is several times the model's size and of no use to others; give the folder above it, or move these "
             "files away"
         )
-    with_token = [path.relative_to(folder).as_posix() for path in files if _holds_token(path)]
-    if with_token:
+    flaws = [f"{path.relative_to(folder).as_posix()}: {flaw}" for path, flaw in flaws_of_weights(files)]
+    if flaws:
         raise PublishingError(
-            f"There is a token of the Hub in {', '.join(with_token)}, for all to read; delete or clean the file, "
-            f"revoke the token at {endpoint()}/settings/tokens if others have seen it, {_REMEDY}"
+            f"The weights in {folder} are not whole: {'; '.join(flaws)}. Save the model or copy its folder again, "
+            f"{_REMEDY}"
         )
     return files
+
+
+def check_tokens(folder: Path, files: Sequence[Path]) -> list[tuple[str, str]]:
+    """Return the files that cannot be searched for tokens, and why.
+
+    Raises:
+        PublishingError: there is a token in a file, or in an archive.
+    """
+    search = TokenSearch(get_token())
+    for path in files:
+        search.look_into(path, path.relative_to(folder).as_posix())
+    if search.found:
+        raise PublishingError(
+            f"There is a token of the Hub in {', '.join(search.found)}, for all to read; delete or clean the file, "
+            f"revoke the token at {endpoint()}/settings/tokens if others have seen it, {_REMEDY}"
+        )
+    return search.unread
 
 
 def check_card(folder: Path) -> str | None:
     """Return the text of the folder's card, None where there is none.
 
     Raises:
-        PublishingError: the Hub would refuse its metadata.
+        PublishingError: it is not UTF-8, or the Hub would refuse its metadata.
     """
     path = folder / CARD_NAME
     if not path.is_file():
         return None
-    text = path.read_text(encoding="utf-8")
+    text = read_card(path)
     try:
         ModelCard(text)
     except Exception as error:  # YAML errors, type errors and value errors of any metadata that users write
-        raise PublishingError(f"The metadata of {path} is not valid ({short(error)}); mend it, {_REMEDY}") from error
+        raise PublishingError(f"The metadata of {path} is not valid ({short(error)}); correct it, {_REMEDY}") from error
     return text
+
+
+def _list(folder: Path, files: Sequence[Path], repo_id: str) -> None:
+    for path in files:
+        print(f"{_size(path.stat().st_size):>10}  {path.relative_to(folder).as_posix()}")
+    left_out = sorted(path.name for path in folder.iterdir() if _is_left_out(path.relative_to(folder)))
+    print(f"{_size(sum(path.stat().st_size for path in files)):>10}  in {len(files)} files to {repo_id}", flush=True)
+    print(f"Left out: {', '.join(left_out) or 'nothing'}", flush=True)
 
 
 def _refuse_public(repo_id: str, private: bool) -> None:
@@ -169,15 +192,6 @@ def _is_left_out(path: Path) -> bool:
 def _folder_with_model(folder: Path) -> Path | None:
     found = (path.parent for path in sorted(folder.glob("*/config.json")) if not _is_left_out(path.relative_to(folder)))
     return next(found, None)
-
-
-def _holds_token(path: Path) -> bool:
-    """Whether a file holds the user's token, or what looks like one."""
-    if path.stat().st_size == 0:
-        return False
-    own = (get_token() or "").encode()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return _TOKEN.search(content) is not None or bool(own and content.find(own) >= 0)
 
 
 def _escaped(name: str) -> str:

@@ -10,21 +10,12 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.utils import logging
 
-from hf_amp import support
+from hf_amp import passes, support
 from hf_amp.batches import Ascent, Batch, Samples, ascent_of, rows_of
 from hf_amp.hub.mixin import PublishingMixin
+from hf_amp.hub.section import AMPCardMixin
 from hf_amp.inputs import Watch, copied
 from hf_amp.parameters import all_parameters, fold_gradients, stepped_parameters
-from hf_amp.passes import (
-    attributes,
-    clear_gradients,
-    enter_training_mode,
-    frozen_norm_stats,
-    gradient_sync,
-    gradients_set_aside,
-    loss_scale,
-    prepared,
-)
 from hf_amp.perturbation import Perturbation
 from hf_amp.trainers import figures_held, samples_of_known
 from hf_amp.training_args import AMPSettings
@@ -34,7 +25,7 @@ logger = logging.get_logger(__name__)
 _TrainerBehind = Trainer if TYPE_CHECKING else object
 
 
-class AMPTrainerMixin(_TrainerBehind):
+class AMPTrainerMixin(AMPCardMixin):
     """Makes any `transformers.Trainer` subclass train with adversarial model perturbation.
 
         class AMPSeq2SeqTrainer(AMPTrainerMixin, Seq2SeqTrainer): ...
@@ -51,9 +42,12 @@ class AMPTrainerMixin(_TrainerBehind):
     their difference, `perturbation_norm`, ‖Δ‖₂ over all parameters, each averaged as `loss` is (a plain step counts
     with Δ = 0), and `skipped_ascents`, the number of steps whose Δ was 0 because of an inf or nan gradient.
 
+    The model card that the class behind it writes gets a section on the training. For checks before a push, and a card
+    of what was recorded, write `class X(AMPTrainerMixin, PublishingMixin, …Trainer)`.
+
     State that moves in every forward pass (queues, running means other than those of normalisation layers) moves in
-    the ascent, too, and so do figures that `compute_loss` collects. `amp_pass` tells them which pass is running: in
-    `compute_loss`, `model.update_queue = self.amp_pass != "ascent"` holds such a queue still.
+    the ascent, too, and so do figures that `compute_loss` collects (not those of trl and sentence-transformers).
+    `amp_pass` tells which pass is running: there, `model.update_queue = self.amp_pass != "ascent"` holds a queue still.
 
     Attributes:
         amp_pass: `"ascent"` or `"descent"` while such a pass of a perturbed step runs; None at any other time.
@@ -83,7 +77,7 @@ class AMPTrainerMixin(_TrainerBehind):
         if not self.amp_settings.active_at(self.state.global_step, self.state.max_steps):
             return super().training_step(model, inputs, num_items_in_batch)
         try:
-            enter_training_mode(model, self.optimizer)
+            passes.enter_training_mode(model, self.optimizer)
             batch, i = run.batch_of(self, model, inputs)
             is_last = i == len(batch.micro_batches) - 1
             with batch.perturbation.applied(keep_delta=not is_last):
@@ -121,31 +115,31 @@ class AMPTrainerMixin(_TrainerBehind):
             run.say(support.NOTHING_TO_CUT.format(self.amp_settings.ascent_fraction))
 
         def ascent_pass() -> Tensor | float:
-            clear_gradients(params)
+            passes.clear_gradients(params)
             is_clean = batch.erm_losses is None
-            losses = self._ascent_passes(model, ascent, is_clean, synchronised=self.amp_settings.scope == "batch")
+            losses = self._ascent_passes(model, ascent, is_clean)
             fold_gradients(run.twins)
             if is_clean:
                 batch.erm_losses = ascent.parts(losses, len(batch.micro_batches))
-            return loss_scale(self.accelerator)
+            return passes.loss_scale(self.accelerator)
 
-        with gradients_set_aside(params):
+        with passes.gradients_set_aside(params):
             self.find_perturbation(batch.perturbation, ascent_pass)
         batch.is_found = True
 
-    def _ascent_passes(self, model: nn.Module, ascent: Ascent, is_clean: bool, synchronised: bool) -> list[Tensor]:
+    def _ascent_passes(self, model: nn.Module, ascent: Ascent, is_clean: bool) -> list[Tensor]:
         """Sum the gradients of all micro-batches, and, in scope "batch", average them over the processes."""
         run, state = self._running(), self.accelerator.gradient_state
         each = state.plugin_kwargs.get("sync_each_batch", False)
         outer = each or state.sync_gradients or len(run.window) <= 1
         losses = []
         for i, (inputs, divisor) in enumerate(zip(ascent.micro_batches, ascent.divisors, strict=True)):
-            enabled = synchronised and (each or i == len(ascent.micro_batches) - 1)
+            enabled = self.amp_settings.scope == "batch" and (each or i == len(ascent.micro_batches) - 1)
             num_items = run.watched(self, inputs, ascent.num_items)
             with (
-                attributes(self, current_gradient_accumulation_steps=divisor),
-                attributes(self.args, average_tokens_across_devices=ascent.over_processes),
-                gradient_sync(self.accelerator, model, enabled, outer),
+                passes.attributes(self, current_gradient_accumulation_steps=divisor),
+                passes.attributes(self.args, average_tokens_across_devices=ascent.over_processes),
+                passes.gradient_sync(self.accelerator, model, enabled, outer),
                 figures_held(self),
             ):
                 losses.append(self._pass("ascent", model, inputs, num_items, is_clean))
@@ -171,8 +165,8 @@ class AMPTrainerMixin(_TrainerBehind):
         updates = stats == "every_pass" or stats == ("clean" if is_clean else kind)
         with ExitStack() as stack:
             if not updates:
-                stack.enter_context(frozen_norm_stats(model))
-            stack.enter_context(attributes(self, amp_pass=kind, _prepare_inputs=prepared(self, own)))
+                stack.enter_context(passes.frozen_norm_stats(model))
+            stack.enter_context(passes.attributes(self, amp_pass=kind, _prepare_inputs=passes.prepared(self, own)))
             loss = super().training_step(model, own, num_items_in_batch)
         run.note_inputs(kind, watch.changed())
         return loss
@@ -183,17 +177,7 @@ class AMPTrainerMixin(_TrainerBehind):
         """Say how a prepared micro-batch is cut for `amp_ascent_fraction` < 1. Override it for batches of another kind.
 
         By default every tensor, or list, that belongs to the samples has a row for each (`hf_amp.batches.rows_of`), and
-        at least two are taken where batch norm needs them. Pairs of rows that belong together, say all chosen answers
-        and then all rejected ones, are cut so:
-
-            def samples_of(self, inputs):
-                pairs = len(inputs["input_ids"]) // 2
-
-                def take(count):
-                    rows = [*range(count), *range(pairs, pairs + count)]
-                    return {name: value[rows] for name, value in inputs.items()}
-
-                return Samples(pairs, take)
+        at least two are taken where batch norm needs them. `hf_amp.batches.Samples` has an example of another way.
 
         Args:
             inputs: what `_prepare_inputs` returned.
@@ -265,7 +249,7 @@ class AMPTrainerMixin(_TrainerBehind):
 class AMPTrainer(AMPTrainerMixin, PublishingMixin, Trainer):
     """`transformers.Trainer` with adversarial model perturbation; see `AMPTrainerMixin` and `AMPArguments`.
 
-    Takes what `Trainer` takes. Plain `TrainingArguments` work too; the AMP fields then have their defaults.
+    Takes what `Trainer` takes; with plain `TrainingArguments` the AMP fields have their defaults.
 
         trainer = AMPTrainer(model=model, args=args, train_dataset=train_dataset)
         trainer.train()

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from transformers import TrainingArguments
-
 NORMS = ("tensor", "global")
 SCOPES = ("batch", "micro_batch")
 NORM_STATS = ("every_pass", "clean", "descent")
@@ -39,7 +37,6 @@ class AMPArguments:
             one), or with `amp_scope="micro_batch"` of each micro-batch.
         amp_target_parameters: regular expressions searched in parameter names (`re.search`); only trainable
             parameters that one of them matches are perturbed. None: all trainable parameters.
-        hub_check: with `push_to_hub`, ask the Hub before training whether the token may write to the repository.
 
     Raises:
         ValueError: if a number is outside its range or a choice is unknown.
@@ -97,10 +94,6 @@ class AMPArguments:
         default=None,
         metadata={"help": "AMP: regular expressions on parameter names: perturb only the parameters they match."},
     )
-    hub_check: bool = field(
-        default=True,
-        metadata={"help": "With push_to_hub: check before training that the token can write to the repository."},
-    )
 
     def __post_init__(self) -> None:
         if isinstance(self.amp_target_parameters, str):
@@ -109,11 +102,6 @@ class AMPArguments:
         parent_post_init = getattr(super(), "__post_init__", None)
         if parent_post_init is not None:
             parent_post_init()
-
-
-@dataclass
-class AMPTrainingArguments(AMPArguments, TrainingArguments):
-    """`transformers.TrainingArguments` with the fields of `AMPArguments`, see there."""
 
 
 @dataclass(frozen=True)

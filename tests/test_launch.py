@@ -37,13 +37,13 @@ def free_port():
         return str(found.getsockname()[1])
 
 
-def launch(command, cases, folder):
+def launch(command, cases, folder, script=SCRIPT):
     """Run the cases; return what each process wrote: {name: [process 0's, process 1's, …]}."""
     folder.mkdir(parents=True)
     (folder / "cases.json").write_text(json.dumps(cases))
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
     done = subprocess.run(
-        [*command, str(SCRIPT), str(folder / "cases.json"), str(folder)],
+        [*command, str(script), str(folder / "cases.json"), str(folder)],
         capture_output=True,
         text=True,
         timeout=300,

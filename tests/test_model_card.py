@@ -19,14 +19,15 @@ from hf_amp.hub.card import (
     own_tags,
     render_card,
     seal,
-    with_section,
 )
+from hf_amp.hub.section import with_section
 
 LEAST = CardFacts(
     model_name="m", repo_id="user/m", summary="A model.", method="Trained somehow.", usage='load("user/m")'
 )
 FULL = replace(
     LEAST,
+    perturbed=True,
     pipeline_tag="image-classification",
     license="mit",
     language="en",

@@ -1,8 +1,6 @@
 """Publishing against the stand-in of the Hub: what arrives, what a stranger loads, and what happens when it fails."""
 
-import copy
 import json
-import pickle
 import subprocess
 import sys
 
@@ -15,7 +13,6 @@ from huggingface_hub import ModelCard
 from test_launch import torchrun
 from tiny_images import image_split, random_images, write_parquet
 
-from hf_amp.hub.mixin import UnsavedToken
 from hf_amp.models import PreActResNetForImageClassification
 from hf_amp.vision import DecodedImages, ImageCollator
 
@@ -24,8 +21,8 @@ PROGRESS = "Training in progress, step"
 TRAINER = """
 import json, logging, os, sys, time
 import torch
-from transformers import AutoModelForImageClassification
-from hf_amp import AMPTrainer, AMPTrainingArguments
+from transformers import AutoModelForImageClassification, Trainer
+from hf_amp import AMPTrainer, AMPTrainerMixin, AMPTrainingArguments
 from hf_amp.models import PreActResNetConfig
 
 config = PreActResNetConfig(stem_size=4, hidden_sizes=[4, 8], depths=[1, 1], num_labels=3, image_size=8)
@@ -86,8 +83,6 @@ place = sys.argv[1]
 saves = trainer("saves", hub_strategy="every_save")
 made_at_construction = os.listdir("saves") if os.path.isdir("saves") else []
 saves.train()
-time.sleep(1)
-saves._finish_current_push()
 saves.push_to_hub(commit_message="The end", license="mit", dataset="Noise", dataset_tags="tester/noise")
 torch.save(logits_of(saves.model), f"{place}/saves.pt")
 
@@ -95,6 +90,13 @@ for strategy in ("checkpoint", "all_checkpoints", "end"):
     one = trainer(strategy, hub_strategy=strategy)
     one.train()
     one.push_to_hub()
+class OnlyAMP(AMPTrainerMixin, Trainer):
+    pass
+
+
+bare = trainer("bare", trainer_class=OnlyAMP, push_to_hub=False, max_steps=1)
+bare.train()
+bare.push_to_hub()
 whole = trainer("whole", push_to_hub=False, max_steps=6)
 whole.train()
 torch.save(whole.model.state_dict(), f"{place}/whole.pt")
@@ -163,6 +165,10 @@ def test_every_strategy_pushes_code_and_card_and_a_stranger_loads_and_resumes(hu
     assert (data.license, data.library_name, data.datasets) == ("mit", "transformers", ["tester/noise"])
     assert "`amp_epsilon` | `0.1`" in card
     assert 'from_pretrained("tester/saves", trust_remote_code=True)' in card
+    bare = hub.files("tester/bare")["README.md"].decode()
+    assert "generated automatically according to the information the Trainer had" in bare
+    assert "`amp_epsilon` | `0.1`" in bare
+    assert check_card(bare) == ([], [])
     state = ("optimizer.pt", "trainer_state.json", "rng_state.pth")
     assert {f"last-checkpoint/{name}" for name in state} <= set(hub.files("tester/checkpoint"))
     assert {f"checkpoint-{step}/{name}" for step in (2, 4) for name in state} <= set(
@@ -458,11 +464,3 @@ def test_image_pipeline_trains_from_the_hub_and_a_stranger_classifies_raw_images
         assert score == pytest.approx(expected[model.config.label2id[label]].item(), abs=1e-5)
     assert sum(told["answers"][1].values()) == pytest.approx(1, abs=1e-5)
     assert not known(hub)
-
-
-def test_a_token_is_never_saved_but_stays_in_copies():
-    token = UnsavedToken("hf_secret")
-    assert pickle.loads(pickle.dumps({"token": token})) == {"token": None}
-    assert copy.copy(token) is token
-    assert copy.deepcopy([token])[0] is token
-    assert f"Bearer {token}" == "Bearer hf_secret"

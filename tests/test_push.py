@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from hf_amp.hub.access import PublishingError
 from hf_amp.hub.card import CardFacts, is_untouched, render_card
-from hf_amp.push import files_to_publish, main
+from hf_amp.push import check_tokens, files_to_publish, main
 
 pytest_plugins = ["hub_server.fixture"]
 TOKEN = "hf_" + "aB3" * 12
@@ -88,16 +88,16 @@ def test_training_state_of_a_checkpoint_is_refused(folder, name):
 def test_a_token_in_any_file_is_refused_and_not_shown(folder, content):
     (folder / "best" / "training_args.bin").write_bytes(content)
     with pytest.raises(PublishingError, match=r"token of the Hub in best/training_args.bin.*revoke") as error:
-        files_to_publish(folder)
+        check_tokens(folder, files_to_publish(folder))
     assert TOKEN not in str(error.value)
 
 
 def test_the_users_own_token_is_found_whatever_it_looks_like(folder, monkeypatch):
     (folder / "notes.txt").write_text("my word is swordfish")
-    assert files_to_publish(folder)
+    assert check_tokens(folder, files_to_publish(folder)) == []
     monkeypatch.setenv("HF_TOKEN", "swordfish")
     with pytest.raises(PublishingError, match=r"token of the Hub in notes\.txt"):
-        files_to_publish(folder)
+        check_tokens(folder, files_to_publish(folder))
 
 
 def test_folders_without_model_are_refused(folder, tmp_path):

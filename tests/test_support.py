@@ -443,9 +443,9 @@ def test_a_schedule_free_optimizer_changes_its_weights_before_they_are_perturbed
 
 def test_public_names_and_types():
     assert hf_amp.__all__ == sorted(hf_amp.__all__)
-    assert {"AMPArguments", "AMPTrainer", "AMPTrainerMixin", "AMPTrainingArguments", "__version__"} == set(
-        hf_amp.__all__
-    )
+    trainers = {"AMPTrainer", "AMPTrainerMixin", "PublishingMixin"}
+    arguments = {"AMPArguments", "AMPTrainingArguments", "PublishingArguments"}
+    assert set(hf_amp.__all__) == {*trainers, *arguments, "__version__"}
     assert all(hasattr(hf_amp, name) for name in hf_amp.__all__)
     assert (importlib.resources.files("hf_amp") / "py.typed").is_file()
 

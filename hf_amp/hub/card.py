@@ -7,19 +7,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hf_amp.hub.access import PublishingError
+from hf_amp.hub.text.places import without_places
+from hf_amp.hub.text.rendering import LABELS, template
+
+CARD_NAME = "README.md"
 AMP_TAG, LIBRARY_TAG = "adversarial-model-perturbation", "hf_amp"
-LABELS = {"accuracy": "accuracy", "error_rate": "error rate", "nll": "negative log-likelihood (NLL)"}
-LABELS["ece"] = "expected calibration error (ECE)"
-_IN_PERCENT = ("accuracy", "error_rate", "ece")
-_SECTION = ("<!-- hf_amp: begin -->", "<!-- hf_amp: end -->")
 _SEAL = re.compile(r"<!-- Written by hf_amp for (?P<repo>.+); a card that was changed is kept\. (?P<digest>\w+) -->\n")
-_METADATA = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*\r?\n", re.DOTALL)
+_DRAFTS = (
+    "generated automatically according to the information the Trainer had access to",
+    "# Model Card for Model ID",  # PEFT's
+)
+METADATA = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*\r?\n", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,14 @@ class Evaluation:
 class CardFacts:
     """Everything that a card says. What is not known stays empty and is not mentioned.
 
+    Paths of the author's machine become their last name, in every text but `usage`, which is code.
+
     Args:
         model_name: title of the card.
         repo_id: where the model is, or will be, on the Hub (`user/name`), or a name for it.
         summary: one paragraph: what the model is.
-        method: one paragraph: how it was trained.
         usage: Python code that loads the model.
+        method: one paragraph: how it was trained; empty where no method has a name.
         usage_notes: paragraphs after that code.
         progress: a sentence, where training is not finished.
         library_name: of the card's metadata.
@@ -80,8 +86,8 @@ class CardFacts:
     model_name: str
     repo_id: str
     summary: str
-    method: str
     usage: str
+    method: str = ""
     usage_notes: Sequence[str] = ()
     progress: str | None = None
     library_name: str = "transformers"
@@ -98,7 +104,7 @@ class CardFacts:
     compared: Sequence[Mapping[str, str]] = ()
     figures: Sequence[tuple[str, str]] = ()
     remote_code: bool = False
-    perturbed: bool = True
+    perturbed: bool = False
     amp: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, str] = field(default_factory=dict)
@@ -106,6 +112,11 @@ class CardFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     hardware: str = ""
     caveats: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if one.name != "usage":
+                object.__setattr__(self, one.name, without_places(getattr(self, one.name)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
@@ -164,40 +175,31 @@ def render_card(facts: CardFacts) -> str:
     return seal(card, facts.repo_id)
 
 
+def read_card(path: Path) -> str:
+    """Return the text of a card.
+
+    Raises:
+        PublishingError: it is not UTF-8, as the Hub wants it.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PublishingError(
+            f"{path} must be UTF-8 text, and its byte {error.start} (0x{error.object[error.start]:02x}) is not; save "
+            "it as UTF-8, or delete it"
+        ) from error
+
+
 def own_tags(facts: CardFacts) -> list[str]:
     """Return the tags of the card; only weights trained with the perturbation are called so."""
     own = [AMP_TAG, LIBRARY_TAG] if facts.perturbed else [LIBRARY_TAG]
     return [*own, *(tag for tag in facts.tags if tag not in own)]
 
 
-def with_section(card: str, facts: CardFacts) -> str:
-    """Return somebody else's card with this library's section and tags added, or brought up to date.
-
-    Args:
-        card: text of the card, with or without metadata.
-        facts: what the section says.
-    """
-    content = ModelCard(card, ignore_metadata_errors=True)
-    data: Any = content.data
-    metadata = _METADATA.match(card)
-    tags = (yaml.safe_load(metadata[1]) or {}).get("tags") if metadata else None
-    # Not from `data`: some versions take a single tag letter by letter.
-    tags = [tags] if isinstance(tags, str) else tags or []
-    data.tags = [*tags, *(tag for tag in own_tags(facts) if tag not in tags)]
-    begin, end = _SECTION
-    before, found, rest = content.text.strip().partition(begin)
-    after = rest.partition(end)[2] if found else ""
-    section = f"{begin}\n\n{template('amp_section.md').render(facts=facts).strip()}\n\n"
-    if "zheng2021regularizing" not in before + after:
-        section += f"## Citation of the training method\n\n{template('citation.md').render().strip()}\n\n"
-    text = f"{before.rstrip()}\n\n{section}{end}{after}"
-    return f"---\n{data.to_yaml().strip()}\n---\n\n{text.strip()}\n"
-
-
 def seal(card: str, repo_id: str) -> str:
     """Return the card with a line by which `is_untouched` sees later whether somebody changed it."""
     plain = _SEAL.sub("", card)
-    metadata = _METADATA.match(plain)
+    metadata = METADATA.match(plain)
     place = metadata.end() if metadata else 0
     line = f"<!-- Written by hf_amp for {repo_id}; a card that was changed is kept. {_digest(plain)} -->\n"
     return plain[:place] + line + plain[place:]
@@ -209,27 +211,17 @@ def is_untouched(card: str) -> bool:
     return found is not None and found["digest"] == _digest(_SEAL.sub("", card, count=1))
 
 
+def is_generated(card: str) -> bool:
+    """Whether nobody's work is lost if a card is written anew: ours, a draft of `Trainer` or PEFT, or nothing."""
+    return is_untouched(card) or any(part in card for part in _DRAFTS) or not card.strip()
+
+
 def moved_to(card: str, repo_id: str) -> str:
     """Return an untouched card for another place on the Hub: the code in it loads from there."""
     found = _SEAL.search(card)
     if found is None or not is_untouched(card) or found["repo"] == repo_id:
         return card
     return seal(card.replace(f'"{found["repo"]}"', f'"{repo_id}"'), repo_id)
-
-
-def template(name: str) -> Any:
-    """Return a template of the package."""
-    environment = Environment(
-        loader=PackageLoader("hf_amp.hub", "templates"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,  # Markdown, not HTML
-    )
-    environment.filters.update(
-        cell=_cell, literal=_literal, measured=_measured, label=lambda name: LABELS.get(name, name)
-    )
-    return environment.get_template(name)
 
 
 def _digest(text: str) -> str:
@@ -244,18 +236,3 @@ def _plain_number(value: Any) -> float | int | None:
         return None
     number = int(value) if isinstance(value, int) else float(value)
     return number if math.isfinite(number) else None
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _literal(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return f"`{_cell(text)}`" if text else "empty"
-
-
-def _measured(name: str, value: float) -> str:
-    if name in _IN_PERCENT:
-        return f"{100 * value:.2f} %"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

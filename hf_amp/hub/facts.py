@@ -2,25 +2,20 @@
 
 import os
 import re
-import shlex
-import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
-from enum import Enum
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import transformers
 from huggingface_hub import HfApi, is_offline_mode
-from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.modelcard import TASK_MAPPING
+from transformers import PreTrainedModel, Trainer
 
 from hf_amp.hub.card import CardFacts, Evaluation
 from hf_amp.hub.environment import environment
 from hf_amp.hub.log_history import evaluations
-
-if TYPE_CHECKING:
-    from hf_amp.training_args import AMPSettings
+from hf_amp.hub.text.invocation import changed_arguments, command_line
+from hf_amp.hub.text.places import without_places
 
 CURVES_NAME = "learning_curves.png"
 FIGURES = {
@@ -30,49 +25,50 @@ FIGURES = {
     "flatness_surface_3d.png": "Loss surface over two random directions",
     "flatness_reliability.png": "Reliability diagram",
 }
-PERTURBED = (
-    "The weights were trained with adversarial model perturbation (AMP): each step moved them to (nearly) the worst "
-    "point within a radius ε, took the gradient there, put them back and let the optimizer apply it. In this card AMP "
-    "never means automatic mixed precision."
-)
-NOT_PERTURBED = "The weights were trained without adversarial model perturbation: it was switched off."
 NO_DEFENCE = "A flat minimum is no defence against adversarial inputs."
-# Places on the author's machine, secrets, and what differs from process to process.
-_PRIVATE = ("output_dir", "logging_dir", "resume_from_checkpoint", "hub_token", "push_to_hub_token", "local_rank")
-# `do_eval` follows from `eval_strategy`.
-_DERIVED = ("do_eval",)
-# Parts of `accelerator_config` that are true unless the user says otherwise.
-_FULL_FORMS = {"even_batches": True, "use_seedable_sampler": True}
-_SECRET_FLAGS = ("hub_token", "push_to_hub_token", "hf_token", "token")
 _GENERIC_BUILDERS = ("csv", "json", "pandas", "parquet", "text", "generator", "imagefolder", "arrow")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# The tables of models that transformers exports, MODEL_FOR_…_MAPPING, and the tasks of the Hub.
+_TASKS = {
+    "CAUSAL_LM": "text-generation",
+    "IMAGE_CLASSIFICATION": "image-classification",
+    "IMAGE_SEGMENTATION": "image-segmentation",
+    "MASKED_LM": "fill-mask",
+    "OBJECT_DETECTION": "object-detection",
+    "QUESTION_ANSWERING": "question-answering",
+    "SEQ_TO_SEQ_CAUSAL_LM": "text2text-generation",
+    "SEQUENCE_CLASSIFICATION": "text-classification",
+    "TABLE_QUESTION_ANSWERING": "table-question-answering",
+    "TOKEN_CLASSIFICATION": "token-classification",
+    "AUDIO_CLASSIFICATION": "audio-classification",
+    "CTC": "automatic-speech-recognition",
+    "SPEECH_SEQ_2_SEQ": "automatic-speech-recognition",
+    "ZERO_SHOT_IMAGE_CLASSIFICATION": "zero-shot-image-classification",
+    "IMAGE_TEXT_TO_TEXT": "image-text-to-text",
+}
 
 
-def facts_of_trainer(trainer: Trainer, amp: "AMPSettings", repo_id: str | None = None, **card: Any) -> CardFacts:
-    """Return what a Trainer knows about its model.
+def facts_of_trainer(trainer: Trainer, **card: Any) -> CardFacts:
+    """Return what a Trainer knows about its model; nothing of a perturbation.
 
     Args:
         trainer: the Trainer, at any point of its life after construction.
-        amp: its settings of the perturbation.
-        repo_id: where the model goes on the Hub; None: nowhere yet.
         card: the arguments of `Trainer.create_model_card`, which say what the Trainer cannot know.
     """
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-    base_model = card.get("finetuned_from") or _base_model(model)
+    base_model = _base_model(model, card.get("finetuned_from"))
     task = _first(card.get("tasks")) or _task_of(model)
     name, kind, config = _dataset_of(trainer, card)
-    repo_id = repo_id or Path(str(trainer.args.output_dir)).absolute().name
-    is_peft = hasattr(model, "peft_config")
-    remote_code = getattr(type(model), "_auto_class", None) is not None
+    repo_id = repo_id_of(trainer)
+    remote_code = _auto_class(model) is not None
     made = environment(trainer.args.world_size)
     return CardFacts(
         model_name=card.get("model_name") or repo_id.split("/")[-1],
         repo_id=repo_id,
         summary=_summary(model, base_model),
         progress=_progress(trainer),
-        method=NOT_PERTURBED if amp.switched_off else PERTURBED,
         usage=_usage(model, task if trainer.processing_class is not None else None, repo_id, remote_code),
-        library_name="peft" if is_peft else "transformers",
+        library_name="peft" if hasattr(model, "peft_config") else "transformers",
         pipeline_tag=task,
         license=card.get("license") or (base_model and license_of(base_model)) or None,
         language=card.get("language"),
@@ -85,56 +81,18 @@ def facts_of_trainer(trainer: Trainer, amp: "AMPSettings", repo_id: str | None =
         evaluations=tuple(_evaluations(trainer)),
         figures=figures_in(str(trainer.args.output_dir)),
         remote_code=remote_code,
-        perturbed=not amp.switched_off,
-        amp={} if amp.switched_off else {f"amp_{name}": value for name, value in asdict(amp).items()},
         arguments=changed_arguments(trainer.args),
         training=_training(trainer),
         command=command_line(),
         versions=made["versions"],
         hardware=hardware_line(made["hardware"]),
-        caveats=(NO_DEFENCE,),
     )
 
 
-def changed_arguments(args: Any) -> dict[str, Any]:
-    """Return the training arguments that differ from their defaults, without the perturbation's, secrets and places.
-
-    Those of `TrainingArguments` count, also for a class that has other ones: readers know no others.
-    """
-    changed, known = {}, {one.name: one for one in fields(TrainingArguments)}
-    for one in (known.get(one.name, one) for one in fields(args)):
-        if one.name.startswith("amp_") or one.name in (*_PRIVATE, *_DERIVED) or not one.init:
-            continue
-        default = one.default if one.default is not MISSING else None
-        if one.default_factory is not MISSING:
-            default = one.default_factory()
-        value = plain_value(getattr(args, one.name))
-        if isinstance(value, dict):  # brought into its full form as soon as the arguments are made
-            value = {name: part for name, part in value.items() if (part or False) != _FULL_FORMS.get(name, False)}
-        if value != plain_value(default) and (value or default not in (None, "", "none", "0")):
-            changed[one.name] = value
-    return changed
-
-
-def command_line() -> str | None:
-    """Return the command of this process, without tokens and folders of its machine; None where it was no script."""
-    script, *words = sys.argv or [""]
-    if not script.endswith(".py") and "python" not in Path(script).name and not Path(script).is_file():
-        return None
-    if Path(script).name in ("ipykernel_launcher.py", "colab_kernel_launcher.py") or "pytest" in script:
-        return None
-    kept, is_secret = [], False
-    for word in words:
-        name, has_value, value = word.partition("=")
-        if is_secret or name.lstrip("-") in _SECRET_FLAGS:
-            is_secret = not is_secret and not has_value
-            continue
-        place = Path(value if has_value else word)
-        kept.append(word.replace(str(place), place.name) if place.is_absolute() else word)
-    path = Path(script)
-    if path.is_absolute():
-        path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else Path(path.name)
-    return shlex.join(["python", path.as_posix(), *kept])
+def repo_id_of(trainer: Trainer) -> str:
+    """Return where a Trainer's model goes on the Hub; without any word on it, the name of the output folder."""
+    folder = Path(str(trainer.args.output_dir)).absolute().name
+    return getattr(trainer, "hub_model_id", None) or trainer.args.hub_model_id or folder
 
 
 def hardware_line(hardware: Mapping[str, Any]) -> str:
@@ -169,21 +127,6 @@ def license_of(base_model: str) -> str | None:
     except Exception:  # whatever the HTTP library raises: a card without a licence is better than none
         return None
     return next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None)
-
-
-def plain_value(value: Any) -> Any:
-    """Return a training argument as a JSON value."""
-    if isinstance(value, Enum):
-        return value.value
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain_value(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [plain_value(one) for one in value]
-    if callable(getattr(value, "to_dict", None)):
-        return plain_value(value.to_dict())
-    return str(value)
 
 
 def _summary(model: Any, base_model: str | None) -> str:
@@ -240,22 +183,27 @@ def _training(trainer: Trainer) -> dict[str, str]:
     return {name: text for name, text in said.items() if text}
 
 
-def _base_model(model: Any) -> str | None:
-    for config in getattr(model, "peft_config", {}).values():
-        return config.base_model_name_or_path or None
-    name = getattr(getattr(model, "config", None), "_name_or_path", None)
-    return name if name and not Path(name).exists() and not Path(name).is_absolute() else None
+def _base_model(model: Any, said: str | None) -> str | None:
+    """The Hub id of the model that training began with; a folder of this machine is none."""
+    peft = next(iter(getattr(model, "peft_config", {}).values()), None)
+    found = getattr(getattr(model, "config", None), "name_or_path", None) if peft is None else None
+    name = said or (found if peft is None else peft.base_model_name_or_path)
+    return None if not name or Path(name).exists() or without_places(name) != name else name
 
 
 def _task_of(model: Any) -> str | None:
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
-    name = type(model).__name__
-    for task, classes in TASK_MAPPING.items():
-        listed = [one for entry in classes.values() for one in (entry if isinstance(entry, tuple) else (entry,))]
-        if name in listed:
+    for table, task in _TASKS.items():
+        listed = getattr(transformers, f"MODEL_FOR_{table}_MAPPING").get(type(getattr(model, "config", None)), ())
+        if isinstance(model, listed):
             return task
-    return "image-classification" if name.endswith("ForImageClassification") else None
+    return "image-classification" if type(model).__name__.endswith("ForImageClassification") else None
+
+
+def _auto_class(model: Any) -> str | None:
+    """The Auto class that loads a model whose code is stored beside its weights."""
+    return getattr(type(model), "_auto_class", None)
 
 
 def _dataset_of(trainer: Trainer, card: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
@@ -279,7 +227,7 @@ def _usage(model: Any, task: str | None, repo_id: str, remote_code: bool) -> str
         )
     if task is not None:
         return pipeline_code(task, repo_id, remote_code)
-    name = getattr(type(model), "_auto_class", None) or type(model).__name__
+    name = _auto_class(model) or type(model).__name__
     return f'from transformers import {name}\nmodel = {name}.from_pretrained("{repo_id}"{trust})'
 
 

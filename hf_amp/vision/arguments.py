@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from hf_amp.training_args import AMPTrainingArguments
+from hf_amp.hub.arguments import AMPTrainingArguments
 from hf_amp.vision.methods import METHODS
 
 AUGMENTATIONS = ("vanilla", "cutout", "autoaugment", "none")

@@ -1,14 +1,11 @@
 """Two processes, by `accelerate launch`, train the weights of one process with the same batch."""
 
-import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from launch.train_kinds import run
-from test_launch import accelerate
+from test_launch import accelerate, launch
 
 SCRIPT = Path(__file__).parent / "launch" / "train_kinds.py"
 KINDS = ["SFT", "SFT, LoRA", "DPO", "CosineSimilarity", "MultipleNegativesRanking, gathered", "CrossEncoder"]
@@ -23,25 +20,9 @@ CASES.append({"name": "SoftmaxLoss", "kind": "SoftmaxLoss", "arguments": HALF})
 CASES.append({"name": "plain SoftmaxLoss", "kind": "SoftmaxLoss", "arguments": HALF, "method": "plain"})
 
 
-def launch(command, cases, folder):
-    folder.mkdir(parents=True)
-    (folder / "cases.json").write_text(json.dumps(cases))
-    words = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
-    environment = {key: value for key, value in os.environ.items() if key not in words}
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(folder / "cases.json"), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return {case["name"]: [torch.load(path) for path in sorted(folder.glob(f"{case['name']}.*.pt"))] for case in cases}
-
-
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    return launch(accelerate("two_cpu_processes.yaml"), CASES, tmp_path_factory.mktemp("launch") / "two")
+    return launch(accelerate("two_cpu_processes.yaml"), CASES, tmp_path_factory.mktemp("launch") / "two", SCRIPT)
 
 
 @pytest.fixture(scope="module")
