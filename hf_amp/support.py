@@ -50,7 +50,7 @@ _HOOKS_WITH_MEMORY = ("power_sgd", "batched_power_sgd")
 
 NO_TRAINER = (
     "{0} is no transformers.Trainer, whose training_step AMPTrainerMixin perturbs; put the mixin before a class that "
-    "is one, e.g. class {0}(AMPTrainerMixin, Trainer). Where another class makes a Trainer inside, give it one."
+    "is one, e.g. class {0}(AMPTrainerMixin, Trainer). If it makes a Trainer inside, give it such a class instead."
 )
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import BatchEncoding
 
-from hf_amp.batches import first_samples, tensor_shapes
+from hf_amp.batches import Samples, first_samples, tensor_shapes
 
 
 def batch(size=8):
@@ -80,3 +80,49 @@ def test_shapes_of_the_tensors_of_a_mapping():
     assert tensor_shapes(batch() | {"name": "a"}) == [(8, 3), (8,), (1, 3)]
     assert tensor_shapes(BatchEncoding({"x": torch.ones(2, 5)})) == [(2, 5)]
     assert tensor_shapes([torch.ones(2)]) == []
+
+
+def test_the_number_of_samples_is_that_of_the_labels_and_not_of_the_first_tensor():
+    weights = torch.ones(10)
+    share, counts = first_samples([{"class_weights": weights, **batch(32)}], 0.25)
+    assert counts == [8]
+    assert share[0]["class_weights"] is weights
+    assert len(share[0]["x"]) == len(share[0]["labels"]) == 8
+
+
+def test_without_labels_it_is_that_of_the_usual_inputs_or_of_most_tensors():
+    usual = {"position_bias": torch.zeros(2, 3), "input_ids": torch.zeros(8, 3)}
+    assert share_of(usual, 0.5)["input_ids"].shape[0] == 4
+    votes = {"a": torch.zeros(3), "b": torch.zeros(8, 2), "c": torch.zeros(8)}
+    assert share_of(votes, 0.5)["b"].shape[0] == 4
+
+
+def test_texts_count_as_samples():
+    share, counts = first_samples([{"sentence": ["a", "b", "c", "d"], "label": torch.zeros(4)}], 0.5)
+    assert (share[0]["sentence"], counts) == (["a", "b"], [2])
+    share, counts = first_samples([["a", "b", "c", "d"]], 0.5)
+    assert (share, counts) == ([["a", "b"]], [2])
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        {"input_ids": torch.zeros(1, 40), "labels": torch.zeros(1, 40), "position_ids": torch.zeros(1, 40)},
+        {"input_ids": torch.zeros(4, 40), "labels": torch.zeros(4, 40), "cu_seq_lens_q": torch.zeros(9)},
+        {"input_ids": torch.zeros(4, 40), "pixel_values": torch.zeros(100, 3), "labels": torch.zeros(4, 40)},
+    ],
+)
+def test_packed_and_ragged_inputs_stay_whole(packed):
+    share, counts = first_samples([packed], 0.25)
+    assert share[0] is packed
+    assert counts == [1]
+
+
+def test_at_least_as_many_samples_are_taken_as_make_sense():
+    def pairs(inputs):
+        return Samples(len(inputs["x"]), lambda count: {"x": inputs["x"][:count]}, least=2)
+
+    micro_batches = [{"x": torch.arange(4)}] * 3
+    for fraction, counts in ((0.01, [2]), (0.25, [3]), (0.4, [4, 2]), (1 / 3, [4])):
+        assert first_samples(micro_batches, fraction, pairs)[1] == counts
+    assert first_samples([{"x": torch.arange(1)}], 0.1, pairs)[1] == [1]

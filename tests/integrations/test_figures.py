@@ -67,3 +67,19 @@ def test_other_trainers_have_nothing_to_hold(tmp_path):
     with figures_held(trainer):
         trainer._metrics["seen"] += 1.0
     assert trainer._metrics == {"seen": 2.0}
+
+
+# Names of other packages that `hf_amp.trainers` relies on and that no documentation promises: what breaks without each.
+@pytest.mark.parametrize(
+    ("name", "attribute", "without_it"),
+    [
+        ("SFT", "_total_train_tokens", "num_tokens would count once a pass"),
+        ("SFT", "_metrics", "accuracies and rewards would be means over θ and θ + Δ"),
+        ("CPO", "_stored_metrics", "those of CPO and ORPO, too"),
+        ("GlobalOrthogonalRegularization", "accum_loss_components", "parts of a loss would be means over both passes"),
+        ("DPO", "_tag_names", "a share would be chosen answers without the rejected ones"),
+        ("TPO", "tpo_alpha", "a share would be cut into two branches of three"),
+    ],
+)
+def test_a_name_that_is_relied_on_is_there(name, attribute, without_it, tmp_path):
+    assert hasattr(COLLECTING[name](tmp_path, "plain"), attribute), without_it

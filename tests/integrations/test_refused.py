@@ -135,7 +135,10 @@ def test_it_trains_with_epsilon_0(tmp_path):
 
 
 def test_setfits_trainer_is_no_trainer_of_transformers():
-    with pytest.raises(TypeError, match=r"AMPSetFitTrainer is no transformers\.Trainer.*makes a Trainer inside"):
+    with pytest.raises(
+        TypeError,
+        match=r"AMPSetFitTrainer is no transformers\.Trainer.*If it makes a Trainer inside, give it such a class",
+    ):
 
         class AMPSetFitTrainer(AMPTrainerMixin, setfit.Trainer):
             pass

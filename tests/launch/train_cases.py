@@ -31,12 +31,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from accelerate.state import PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from tiny import ModelThatCounts, Points, TinyModel, Tokens, amp_trainer, tiny_llama, tiny_model
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.profiler import profile
 from transformers import Trainer, TrainerCallback
 
 from hf_amp import AMPTrainer
+from hf_amp.passes import reshard, sharded_modules
 
 RANK = int(os.environ.get("RANK", "0"))
 
@@ -145,9 +145,8 @@ def run(case, output):
         trainer.add_callback(between)
     trainer.train()
     if "shards" in case or case.get("accelerate_shards"):
-        for module in trainer.model.modules():  # a forward pass without a backward one leaves some gathered
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        # A forward pass without a backward one leaves some gathered.
+        reshard(sharded_modules(trainer.model), is_new_step=True)
         assert all(isinstance(param, DTensor) for param in trainer.model.parameters())
     if case.get("accelerate_shards"):
         trainer.save_model(str(folder))
