@@ -30,9 +30,8 @@ class AMPTrainerMixin(AMPCardMixin):
 
         class AMPSeq2SeqTrainer(AMPTrainerMixin, Seq2SeqTrainer): ...
 
-    The mixin comes first. A pass is the training step of the class behind it, so losses, label smoothing, autocast and
-    loss scaling are that class's own. The settings are the `amp_*` fields of the training arguments (see
-    `AMPArguments`), or their defaults.
+    A pass is the training step of the class behind the mixin, so losses, label smoothing, autocast and loss scaling are
+    that class's own. The settings are the `amp_*` fields of the training arguments (`AMPArguments`), or their defaults.
 
     Between calls of `training_step` the parameters are θ, bit for bit, also after an exception in a pass. Perturbed are
     trainable parameters of `model`; those that the optimizer has beside them (of a loss with parameters of its own) are
@@ -150,14 +149,7 @@ class AMPTrainerMixin(AMPCardMixin):
 
     # --- one pass ---
 
-    def _pass(
-        self,
-        kind: str,
-        model: nn.Module,
-        inputs: Any,
-        num_items_in_batch: Tensor | int | None,
-        is_clean: bool = False,
-    ) -> Tensor:
+    def _pass(self, kind: str, model: nn.Module, inputs: Any, num_items: Any, is_clean: bool = False) -> Tensor:
         """One forward-backward pass at the present weights, as the Trainer class behind this mixin makes it."""
         run, stats = self._running(), self.amp_settings.norm_stats
         own = copied(inputs, clone=run.clone_inputs)
@@ -167,7 +159,7 @@ class AMPTrainerMixin(AMPCardMixin):
             if not updates:
                 stack.enter_context(passes.frozen_norm_stats(model))
             stack.enter_context(passes.attributes(self, amp_pass=kind, _prepare_inputs=passes.prepared(self, own)))
-            loss = super().training_step(model, own, num_items_in_batch)
+            loss = super().training_step(model, own, num_items)
         run.note_inputs(kind, watch.changed())
         return loss
 
