@@ -248,7 +248,7 @@ BETWEEN = {"tiny": ("evaluate", "forward", "save", "fail"), "llama": ("evaluate"
 
 def between_cases(**common):
     """Trainings alike but for passes between their steps, over models whose outermost module has parameters."""
-    settings = SETTINGS[0] | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    settings = SETTINGS[0] | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "max_steps": 3}
     cases = []
     for model, kinds in BETWEEN.items():
         case = {"model": model, "settings": settings, "samples": 64, "dtype": "float32", **common}

@@ -150,7 +150,14 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--cases", type=int, default=len(CASES), help="measure the first so many only")
+    parser.add_argument(
+        "--cases",
+        type=int,
+        nargs="+",
+        choices=range(len(CASES)),
+        default=range(len(CASES)),
+        help="which, in this order",
+    )
     parser.add_argument("--tiny", action="store_true", help="a network of a few thousand parameters, for a rehearsal")
     parser.add_argument("--plan", type=float, help="print for how many epochs trainings have so many seconds; stop")
     parser.add_argument("--trainings", nargs="*", default=["erm", "amp"], help="for --plan: their names")
@@ -163,7 +170,7 @@ def main():
     end = time.monotonic() + options.seconds
     device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     put(options.out, device=device, torch=torch.__version__, batch_size=options.batch_size, steps=options.steps)
-    for case in range(min(options.cases, len(CASES))):
+    for case in options.cases:
         for group in range(len(GROUPS)):
             if time.monotonic() < end:
                 measure(case, group, options, end)

@@ -1,0 +1,66 @@
+"""The command for a GPU that is at hand for minutes, rehearsed on a CPU with a tiny network."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_images import image_split, write_parquet
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "examples" / "benchmarks" / "gpu_minutes.sh"
+TINY = '{"stem_size":4,"hidden_sizes":[4,8],"depths":[1,1]}'
+
+
+def rehearse(folder, *phases, seconds=200, **environment):
+    settings = {
+        "PYTHON": sys.executable,
+        "OUT": str(folder / "out"),
+        "KEEP": str(folder / "keep"),
+        "TRAIN_FILES": "1",
+        "TEST_FILES": "1",
+        "RESERVE": "1",
+        "BATCH": "8",
+        "COMPILE": "false",
+        "STEP_FLAGS": "--tiny --cases 1 --steps 2 --rounds 1",
+        "EXTRA": f"--use_cpu true --model_args {TINY} --eval_strategy epoch",
+        "CUDA_VISIBLE_DEVICES": "",
+        **environment,
+    }
+    done = subprocess.run(
+        ["bash", str(SCRIPT), str(seconds), *phases],
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_every_phase_writes_what_it_finds_and_a_second_call_goes_on(tmp_path):
+    options = {"classes": 10, "image": "img", "size": (32, 32)}
+    data = write_parquet(tmp_path / "data", train=image_split(40, **options), test=image_split(20, **options))
+    said = rehearse(tmp_path, "data", "steps", "erm", DATA=str(data), EPOCHS="auto", MOST_EPOCHS="5")
+    out = tmp_path / "out"
+    assert json.loads((out / "data.json").read_text())["vanilla"]["ms"] > 0
+    rows = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
+    assert not [row for row in rows if "error" in row]
+    measured = {row["variant"] for row in rows if "watched_ms" in row}
+    assert measured == {"Trainer", "AMPTrainer N=1", "plain two passes", "plain loop", "AMPTrainer, ascent on 6 %"}
+    assert "5 epochs each" in said
+    assert json.loads((out / "erm.json").read_text())["complete"]
+    said = rehearse(tmp_path, "amp", "nonsense", EPOCHS="1")  # the images are kept from the first call
+    assert json.loads((out / "amp.json").read_text())["method"] == "amp"
+    assert "there is no phase nonsense" in said
+
+
+def test_what_has_no_time_left_or_no_images_is_said_and_left_out(tmp_path):
+    said = rehearse(tmp_path, "data", "erm", seconds=5)
+    assert "no time left for" in said
+    assert "erm: not all images are here yet" in said
