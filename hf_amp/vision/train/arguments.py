@@ -1,0 +1,198 @@
+"""How the image-classification commands train: `AMPTrainingArguments` with the paper's protocol and its schemes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from hf_amp.training_args import AMPTrainingArguments
+from hf_amp.vision.train.methods import METHODS
+from hf_amp.vision.train.recipes import PROTOCOL
+
+
+@dataclass
+class ImageTrainingArguments(AMPTrainingArguments):
+    """`AMPTrainingArguments` with the paper's protocol as defaults and the schemes that it compares.
+
+    Args:
+        method: training scheme, a row of `METHODS`. It decides the AMP fields that it fixes: `erm`
+            switches the perturbation off, `sam` takes one normalised global step.
+        amp_epsilon: radius of `amp` (None: 0.5), `sam` (None: 0.05) and `rmp` (None: 0.1).
+        dropout: rate for `dropout`, in [0, 1).
+        smoothing: mass that `label_smoothing` spreads over the other classes, in [0, 1).
+        flood_level: level b of `flooding`, >= 0.
+        mixup_alpha: parameter of the Beta distribution of `mixup`, > 0.
+        adversarial_radius: L∞ radius of `adversarial` in 1/255 of the range of a pixel, > 0.
+        lr_schedule: `"step"`, learning rate divided by 10 at 50 % and 75 % of the training, or
+            `"trainer"`, what `lr_scheduler_type` says.
+        scale: factor on `num_train_epochs`, > 0, to shorten a recipe for a trial.
+        seeds: seeds to train with, one run each; None: only `seed`.
+        license: licence of the weights, for the model card, e.g. `"apache-2.0"`.
+
+    Raises:
+        ValueError: a value is outside its range, or values exclude each other.
+    """
+
+    output_dir: str | None = field(  # pyright: ignore[reportIncompatibleVariableOverride] - filled in later
+        default=None, metadata={"help": "Where results go; default: outputs/<dataset>_<model>_<method>."}
+    )
+    method: str = field(default="amp", metadata={"help": "Training scheme.", "choices": tuple(METHODS)})
+    # None until __post_init__ knows the method
+    amp_epsilon: float | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=None,
+        metadata={"help": "Perturbation radius epsilon >= 0; default: 0.5 for amp, 0.05 for sam, 0.1 for rmp."},
+    )
+    dropout: float | None = field(default=None, metadata={"help": "Rate for --method dropout (0.1)."})
+    smoothing: float | None = field(
+        default=None,
+        metadata={"help": "Mass spread over the other classes by --method label_smoothing (0.2)."},
+    )
+    flood_level: float | None = field(default=None, metadata={"help": "Level for --method flooding (0.02)."})
+    mixup_alpha: float | None = field(
+        default=None, metadata={"help": "Parameter of the Beta distribution for --method mixup (1)."}
+    )
+    adversarial_radius: float | None = field(
+        default=None, metadata={"help": "L-infinity radius in 1/255 of a pixel for --method adversarial (1)."}
+    )
+    lr_schedule: str = field(
+        default=PROTOCOL["lr_schedule"],
+        metadata={
+            "help": "step: divide the learning rate by 10 at 50 % and 75 % of the training; trainer: use "
+            "--lr_scheduler_type.".replace("%", "%%"),
+            "choices": ("step", "trainer"),
+        },
+    )
+    scale: float = field(default=1.0, metadata={"help": "Factor on num_train_epochs, to shorten a recipe."})
+    seeds: list[int] | None = field(default=None, metadata={"help": "Seeds to train with; default: --seed."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the weights, for the model card."})
+
+    num_train_epochs: float = field(default=PROTOCOL["num_train_epochs"], metadata={"help": "Epochs, before --scale."})
+    per_device_train_batch_size: int = field(
+        default=PROTOCOL["per_device_train_batch_size"], metadata={"help": "Training batch per process."}
+    )
+    per_device_eval_batch_size: int = field(default=500, metadata={"help": "Evaluation batch per process."})
+    optim: str = field(default=PROTOCOL["optim"], metadata={"help": "Optimizer."})
+    optim_args: str | None = field(
+        default=None,
+        metadata={"help": f"Optimizer arguments; for sgd {PROTOCOL['optim_args']} if not given."},
+    )
+    learning_rate: float = field(default=PROTOCOL["learning_rate"], metadata={"help": "Learning rate at the start."})
+    weight_decay: float = field(
+        default=PROTOCOL["weight_decay"], metadata={"help": "Weight decay, on all parameters, as in the paper's code."}
+    )
+    max_grad_norm: float = field(default=PROTOCOL["max_grad_norm"], metadata={"help": "Gradient norm to clip at."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: epoch (or no)."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss."})
+    # The newest, to resume from, and the best
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    # Logits leave the device batch by batch.
+    eval_accumulation_steps: int | None = field(default=1, metadata={"help": "Evaluation batches kept on the device."})
+    metric_for_best_model: str | None = field(default="error_rate", metadata={"help": "Metric of the best epoch."})
+    greater_is_better: bool | None = field(default=False, metadata={"help": "Whether that metric should be high."})
+    disable_tqdm: bool | None = field(
+        default=True, metadata={"help": "A line per epoch (true) or progress bars (false)."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Look for parameters without gradient under DistributedDataParallel."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {self.method!r}; choose one")
+        method = METHODS[self.method]
+        for name, value in method.published.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        for name, value in method.fixed.items():
+            setattr(self, name, value)
+        if self.output_dir is None:
+            self.output_dir = "outputs"
+        _check_strengths(self)
+        _check_combinations(self)
+        super().__post_init__()
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds to train with, in order."""
+        return list(self.seeds) if self.seeds else [self.seed]
+
+    @property
+    def epochs(self) -> float:
+        """Epochs to train: `num_train_epochs` times `scale`, rounded to whole ones if `scale` is not 1."""
+        if self.scale == 1:
+            return self.num_train_epochs
+        return max(1, round(self.num_train_epochs * self.scale))
+
+    def strengths(self) -> dict[str, Any]:
+        """Return the values of the fields that the method reads."""
+        return {name: getattr(self, name) for name in METHODS[self.method].fields}
+
+    def changed_strengths(self) -> dict[str, Any]:
+        """Return those of `strengths` that differ from the fields' own defaults."""
+        own = {f.name: f.default for f in fields(self)}
+        return {name: value for name, value in self.strengths().items() if value != own[name]}
+
+
+def _check_strengths(args: ImageTrainingArguments) -> None:
+    for method in METHODS.values():
+        words, holds = method.rule
+        for name in method.fields[: 1 if words else 0]:
+            value = getattr(args, name)
+            if value is not None and not holds(value):
+                raise ValueError(f"`{name}` must be {words}, got {value}; leave it out for the paper's value")
+
+
+def _check_combinations(args: ImageTrainingArguments) -> None:
+    """Refuse what would be ignored or would fail only after work was done."""
+    if not args.scale > 0:
+        raise ValueError(f"`scale` must be > 0, got {args.scale}; 0.1 trains a tenth of the epochs")
+    if args.scale != 1 and args.max_steps > 0:
+        raise ValueError(
+            f"`scale` shortens num_train_epochs, but `max_steps`={args.max_steps} decides the length; give only one"
+        )
+    if args.seeds is not None and len(set(args.seeds)) != len(args.seeds):
+        raise ValueError(f"`seeds` must differ from each other, got {args.seeds}; leave the repeated ones out")
+    if args.lr_schedule == "step" and args.warmup_steps:
+        raise ValueError(
+            f"`warmup_steps`={args.warmup_steps} has no part in the step schedule; add --lr_schedule trainer"
+        )
+    if args.label_smoothing_factor and METHODS[args.method].loss is not None:
+        raise ValueError(
+            f"`label_smoothing_factor`={args.label_smoothing_factor} cannot be combined with method "
+            f"{args.method!r}, which has its own loss; leave it out"
+        )
+    if args.load_best_model_at_end:
+        raise ValueError(
+            "`load_best_model_at_end` would lose the last weights; leave it out: last and best are both reported"
+        )
+    if args.push_to_hub and len(args.seeds or [0]) > 1:
+        raise ValueError(f"`push_to_hub` publishes one model, got seeds {args.seeds}; give one seed")
+
+
+_SGD_NUMBERS = ("momentum", "dampening")
+
+
+def sgd_settings(args: ImageTrainingArguments) -> dict[str, Any]:
+    """Return the arguments of [`torch.optim.SGD`]: what `optim_args` says, or Nesterov momentum 0.9.
+
+    Raises:
+        ValueError: `optim_args` is not of the form `momentum=0.9,nesterov=True`.
+    """
+    settings: dict[str, Any] = {"lr": args.learning_rate}
+    for part in (args.optim_args or PROTOCOL["optim_args"]).replace(" ", "").split(","):
+        name, _, value = part.partition("=")
+        try:
+            if name == "nesterov" and value.lower() in ("true", "false"):
+                settings[name] = value.lower() == "true"
+            elif name in _SGD_NUMBERS:
+                settings[name] = float(value)
+            else:
+                raise ValueError(part)
+        except ValueError as error:
+            raise ValueError(
+                f"`optim_args` of sgd must look like momentum=0.9,dampening=0,nesterov=True, got {part!r} in "
+                f"{args.optim_args!r}; correct that part"
+            ) from error
+    return settings
