@@ -10,7 +10,7 @@ from transformers.utils import logging
 from hf_amp.vision.data.catalogue import CATALOGUE, canonical_name
 from hf_amp.vision.data.columns import uniform_columns
 from hf_amp.vision.data.labels import keep_samples, split_off
-from hf_amp.vision.data.places import from_hub, from_path, from_scikit_learn
+from hf_amp.vision.data.places import from_hub, from_path, from_scikit_learn, name_and_path
 
 logger = logging.get_logger(__name__)
 
@@ -28,7 +28,8 @@ def load_image_dataset(
     """Load a data set for image classification.
 
     Args:
-        name: `cifar10`, `cifar100`, `svhn`, `digits` (scikit-learn's 8×8 digits, which need no network) or a Hub id.
+        name: `cifar10`, `cifar100`, `svhn`, `digits` (scikit-learn's 8×8 digits, which need no network), a Hub id,
+            or a path, as in `path`.
         path: local copy, read in place of the Hub: a folder with `train*.parquet`, `test*.parquet` and, optionally,
             `validation*.parquet`; one such file; or a folder `<split>/<class>/<image>`.
         coarse_labels: CIFAR-100's 20 coarse labels in place of its 100 fine ones.
@@ -50,6 +51,7 @@ def load_image_dataset(
         FileNotFoundError: `path` or the data set does not exist.
         ConnectionError: the Hub cannot be reached, and the data set is not in the cache.
     """
+    name, path = name_and_path(name, path)
     name = canonical_name(name)
     _check_arguments(name, coarse_labels, extra, validation_fraction, max_train_samples)
     if name == "digits" and path is None:
@@ -62,7 +64,7 @@ def load_image_dataset(
             raw = from_hub(hub_id, config)
         else:
             raw = from_path(path, known.config if known else None, wanted)
-        _check_names(raw, source=str(path or name))
+        _check_names(raw, validation_fraction, source=str(path or name))
         raw = DatasetDict({split: raw[split] for split in wanted if split in raw})
         label = "coarse_label" if coarse_labels else (known.label if known else None)
         splits = uniform_columns(raw, label, source=str(path or name))
@@ -102,11 +104,12 @@ def _join_extra(splits: DatasetDict, extra: bool, name: str) -> DatasetDict:
     return DatasetDict({**splits, "train": concatenate_datasets([splits["train"], splits.pop("extra")])})
 
 
-def _check_names(splits: DatasetDict, source: str) -> None:
-    if "train" not in splits or not ("test" in splits or "validation" in splits):
+def _check_names(splits: DatasetDict, validation_fraction: float, source: str) -> None:
+    if "train" not in splits or not ("test" in splits or "validation" in splits or validation_fraction):
         raise ValueError(
             f"{source} must have a training split and one to evaluate on (test or validation), got "
-            f"{', '.join(map(str, splits)) or 'none'}; name the files or folders train…, test… and validation…"
+            f"{', '.join(map(str, splits)) or 'none'}; name the files or folders train…, test… and validation…, or "
+            "hold a part of the training images out with `validation_fraction`"
         )
 
 
@@ -116,7 +119,7 @@ def _check_splits(splits: DatasetDict, validation_fraction: float, source: str) 
             raise ValueError(f"split {name!r} of {source} has no images; fill or remove it")
     if "test" in splits:
         return
-    if validation_fraction:
+    if validation_fraction and "validation" in splits:
         raise ValueError(
             f"`validation_fraction`={validation_fraction}, but {source} has no test split, so that its validation "
             "split is needed to evaluate on; set the fraction to 0, or add a test split"

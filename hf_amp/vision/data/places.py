@@ -12,12 +12,25 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dat
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from PIL import Image as PILImage
 
+from hf_amp.vision.data.catalogue import CATALOGUE, known_dataset
 from hf_amp.vision.data.labels import split_off
 
 _LAYOUTS = "a folder with train*.parquet and test*.parquet, one such file, or a folder <split>/<class>/<image>"
 _ALSO_CALLED = {"validation": ("valid", "val", "dev")}
 _DIGITS_TEST_SHARE = 0.2
 _IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
+
+
+def name_and_path(name: str, path: str | os.PathLike[str] | None) -> tuple[str, str | os.PathLike[str] | None]:
+    """Return name and path of a data set; a path that is given as its name is a path, and the name its last part.
+
+    The last part never makes it a known data set: who means CIFAR-10 says so.
+    """
+    is_path = bool(name) and (Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).exists())
+    if path is not None or not is_path or name in CATALOGUE:
+        return name, path
+    last = Path(name).expanduser().resolve().name or "images"
+    return (f"{last}_folder" if known_dataset(last) else last), Path(name).expanduser()
 
 
 def from_hub(hub_id: str, config: str | None) -> DatasetDict:
