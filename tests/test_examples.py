@@ -89,5 +89,5 @@ def test_any_classifier_is_fine_tuned_on_a_folder_of_images(tmp_path, monkeypatc
 
 def test_a_data_set_that_is_not_there_is_one_line(tmp_path):
     words = ["--dataset", str(tmp_path / "no"), "--model", "x", "--output_dir", str(tmp_path / "out")]
-    with pytest.raises(SystemExit, match="error: .*no.* does not exist"):
+    with pytest.raises(SystemExit, match=r"error: .*does not exist"):
         load_example("fine_tune").main(words)
