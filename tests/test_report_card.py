@@ -14,7 +14,7 @@ from hf_amp.vision.train.facts import describe_data
 from hf_amp.vision.train.images import DataArguments
 
 pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable")
-LONGER = ("--num_train_epochs", "4", "--learning_rate", "0.3", "--save_total_limit", "10")
+LONGER = ("--save_strategy", "epoch", "--num_train_epochs", "4", "--learning_rate", "0.3", "--save_total_limit", "10")
 
 
 def card_of(folder, seed=42):

@@ -11,6 +11,7 @@ import torch
 from commands import EXAMPLES, TINY, classify
 from PIL import Image
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 from transformers import AutoImageProcessor, AutoModelForImageClassification, EvalPrediction, TrainerCallback
 
 from hf_amp.vision.report.metrics import compute_metrics
@@ -54,7 +55,7 @@ def stop_at(monkeypatch, seed, step):
 def amp_run(tmp_path_factory):
     """Two seeds of AMP with label noise and a validation part."""
     folder = tmp_path_factory.mktemp("amp")
-    flags = ("--method", "amp", "--amp_epsilon", "0.05", "--label_noise", "0.2")
+    flags = ("--method", "amp", "--amp_epsilon", "0.05", "--label_noise", "0.2", "--save_strategy", "epoch")
     return folder, flags, classify(folder, *flags, "--seeds", "0", "1", "--validation_fraction", "0.2")
 
 
@@ -200,16 +201,34 @@ def test_best_metrics_are_those_of_the_saved_best_model(tmp_path, monkeypatch):
         assert run["test"][which] == pytest.approx(by_hand, rel=1e-4, abs=1e-5)
 
 
-def test_without_checkpoints_best_on_test_is_still_known_and_best_on_validation_is_not(tmp_path):
-    flags = ("--method", "erm", "--save_strategy", "no", "--num_train_epochs", "4", "--learning_rate", "1")
-    run = classify(tmp_path / "a", *flags)["runs"][0]
-    point = min(run["curves"], key=lambda point: point["eval_error_rate"])
-    assert run["best_epoch"] == point["epoch"]
-    assert run["test"]["best"] == {name: point[f"eval_{name}"] for name in run["test"]["best"]}
-    results = classify(tmp_path / "b", *flags, "--validation_fraction", "0.3")
-    run = results["runs"][0]
-    last_is_best = run["best_epoch"] == 4
-    assert (run["test"]["best"] is not None) == last_is_best
+def test_short_trainings_write_no_checkpoints_and_still_keep_the_best_weights(tmp_path, capsys):
+    flags = ("--method", "erm", "--num_train_epochs", "4", "--learning_rate", "1", "--validation_fraction", "0.3")
+    run = classify(tmp_path / "none", *flags)["runs"][0]
+    assert "a checkpoint every 10 minutes, from which the same command continues" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("checkpoint-*"))
+    saved = classify(tmp_path / "each", *flags, "--save_strategy", "epoch")["runs"][0]
+    assert run["best_epoch"] == saved["best_epoch"]
+    assert run["test"] == saved["test"]
+    names = ("model.safetensors", "best/model.safetensors")
+    ours, theirs = ([load_file(tmp_path / way / "seed_42" / name) for name in names] for way in ("none", "each"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in other)
+
+
+def test_checkpoints_by_the_clock_hold_the_best_weights_and_a_stopped_run_continues_from_them(tmp_path, monkeypatch):
+    flags = ("--method", "erm", "--num_train_epochs", "4", "--learning_rate", "1", "--validation_fraction", "0.3")
+    whole = classify(tmp_path / "whole", *flags)
+    always = (*flags, "--save_minutes", "1e-9")
+    with monkeypatch.context() as patch:
+        stop_at(patch, seed=42, step=8)
+        with pytest.raises(KeyboardInterrupt):
+            classify(tmp_path / "cut", *always)
+    continued = classify(tmp_path / "cut", *always)
+    assert continued["runs"][0]["continued_from_step"] == 7
+    (ours,), (theirs,) = without_clocks(continued), without_clocks(whole)
+    # The Trainer's mean training loss of the epoch that was cut is that of its last part.
+    assert ours.pop("curves")[2]["loss"] != theirs.pop("curves")[2]["loss"]
+    assert ours == theirs
 
 
 def test_without_evaluation_there_is_no_best(tmp_path, capsys):
@@ -348,3 +367,44 @@ def test_images_of_different_sizes_train_with_the_flag_that_the_refusal_names(tm
     processor = json.loads((tmp_path / "out" / "seed_42" / "preprocessor_config.json").read_text())
     assert processor["size"] == {"height": 10, "width": 10}
     assert results["runs"][0]["test"]["last"]["accuracy"] >= 0
+
+
+@pytest.mark.slow
+def test_compiled_in_bf16_it_trains_as_uncompiled_and_compiles_nothing_for_the_last_batch(tmp_path):
+    base = [word for word in TINY if word not in ("--precision", "float32", "--max_train_samples", "60")]
+    flags = (
+        "--max_train_samples",
+        "45",
+        "--bf16",
+        "--method",
+        "amp",
+        "--amp_epsilon",
+        "0.05",
+        "--num_train_epochs",
+        "3",
+    )
+    plain = classify(tmp_path / "plain", *flags, base=base)["runs"][0]
+    torch.compiler.reset()
+    counters["stats"].clear()
+    compiled_flags = ("--torch_compile", "--torch_compile_backend", "aot_eager")
+    compiled = classify(tmp_path / "compiled", *flags, *compiled_flags, base=base)["runs"][0]
+    assert counters["stats"]["unique_graphs"] == 1  # 20, 20 and 5 images in an epoch
+    for ours, theirs in zip(compiled["curves"], plain["curves"], strict=True):
+        for name in ("loss", "eval_nll"):
+            assert ours[name] == pytest.approx(theirs[name], rel=0.02)
+    for name, value in plain["test"]["last"].items():
+        assert compiled["test"]["last"][name] == pytest.approx(value, rel=0.02, abs=0.03)
+
+
+def test_the_precision_is_chosen_for_the_device_and_said(tmp_path, monkeypatch, capsys):
+    base = [word for word in TINY if word not in ("--precision", "float32")]
+    for pays in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda pays=pays: {"amx_bf16": pays})
+        results = classify(tmp_path / str(pays), "--num_train_epochs", "1", base=base)
+        assert results["settings"]["bf16"] == pays
+        assert f"Passes   in {'bf16' if pays else 'float32'} (" in capsys.readouterr().out
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    classify(tmp_path / "asked", "--num_train_epochs", "1")
+    assert "float32 (as asked; bf16 would be faster here)" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="`precision`='float32' and `bf16`=True contradict each other"):
+        classify(tmp_path / "both", "--bf16")

@@ -41,7 +41,7 @@ def collate_mixed(batch):
 
 
 def make_trainer(tmp_path, method="erm", collator=collate, **settings):
-    settings = {"max_steps": 4, "per_device_train_batch_size": 4, "save_strategy": "no", **settings}
+    settings = {"max_steps": 4, "per_device_train_batch_size": 4, "precision": "float32", **settings}
     args = ImageTrainingArguments(
         output_dir=str(tmp_path), method=method, use_cpu=True, disable_tqdm=True, eval_strategy="no", **settings
     )

@@ -46,6 +46,7 @@ _NEUTRAL = {
     "eval_accumulation_steps",
     "resume_from_checkpoint",
     "license",
+    "precision",  # `bf16` and `fp16` say what was chosen
 }
 _NEUTRAL_PREFIXES = ("logging_", "log_", "save_", "hub_", "push_to_hub", "dataloader_", "trackio_", "do_", "ddp_")
 
@@ -146,6 +147,8 @@ class Experiment:
                 f"{len(images.test):,} test images; augmentation {self.data.augmentation}",
                 f"Training {self.length()}, batch {batch} on {args.world_size} process(es), seeds "
                 + " ".join(map(str, args.all_seeds)),
+                f"Passes   in {args.precision_in_words()}",
+                f"Saves    {self.saves()}",
                 f"Best     epoch is chosen on {best}",
                 f"Test     on the {self.images.tested_on} split",
                 f"Output   {self.folder}",
@@ -157,6 +160,14 @@ class Experiment:
         if self.training.max_steps > 0:
             return f"{self.training.max_steps} steps"
         return f"{self.training.epochs:g} epochs"
+
+    def saves(self) -> str:
+        """Return in words when checkpoints are written."""
+        strategy = str(plain_value(self.training.save_strategy))
+        said = [f"a checkpoint per {strategy.removesuffix('s')}"] if strategy != "no" else []
+        if self.training.save_minutes:
+            said.append(f"a checkpoint every {self.training.save_minutes:g} minutes")
+        return " and ".join(said) + ", from which the same command continues" if said else "no checkpoints"
 
     def report(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the content of `results.json` for the runs that are done."""

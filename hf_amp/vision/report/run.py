@@ -17,7 +17,7 @@ from hf_amp.vision.report.flatness.probe import SHARPNESS_RADIUS, measure_sharpn
 from hf_amp.vision.report.metrics import compute_metrics, keep_logits
 from hf_amp.vision.report.results import METRIC_NAMES, RESULTS_NAME, write_json
 from hf_amp.vision.train.arguments import ImageTrainingArguments
-from hf_amp.vision.train.callbacks import EpochCallback, EpochLine
+from hf_amp.vision.train.callbacks import BestWeights, EpochCallback, EpochLine, TimedCheckpoints
 from hf_amp.vision.train.facts import DataDescription
 from hf_amp.vision.train.images import SeedData
 from hf_amp.vision.train.trainer import ImageTrainer, trainer_class
@@ -79,7 +79,8 @@ class SeedRun:
         self.args = _arguments_of_seed(training, folder, seed)
         self.data = data
         self.trainer = (make_trainer or make_image_trainer)(model, self.args, data, described)
-        self._callbacks()
+        self.best = BestWeights()
+        self._add_callbacks()
 
     def run(self) -> dict[str, Any]:
         """Train, or continue, write results, figure and card, and return the results of the seed."""
@@ -87,6 +88,8 @@ class SeedRun:
         trainer = self.trainer
         if checkpoint is not None and trainer.is_world_process_zero():
             print(f"Seed {self.seed} continues from {checkpoint}", flush=True)
+        if checkpoint is not None:
+            self.best.load(checkpoint)
         output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         points, steps, epochs = curves(trainer.state.log_history), trainer.state.global_step, trainer.state.epoch
         # `save_model` would push, as soon as it may: results and card are still missing.
@@ -132,8 +135,11 @@ class SeedRun:
         del self.trainer
         accelerator.free_memory()
 
-    def _callbacks(self) -> None:
-        """Print a line per epoch in place of bars and dictionaries, unless bars are asked for."""
+    def _add_callbacks(self) -> None:
+        """Keep the best weights, save by the clock, and print a line per epoch unless bars are asked for."""
+        self.trainer.add_callback(self.best)
+        if self.args.save_minutes:
+            self.trainer.add_callback(TimedCheckpoints(self.args.save_minutes))
         if self.args.disable_tqdm:
             self.trainer.remove_callback(PrinterCallback)
             if self.verbose:
@@ -146,11 +152,8 @@ class SeedRun:
         return {metric: metrics[f"{name}_{metric}"] for metric in METRIC_NAMES}
 
     def _best_point(self, points: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """Return the point of the curves with the best evaluation, by the [`Trainer`]'s word if it has one."""
+        """Return the point of the curves with the best evaluation; of equals the first."""
         evaluated = [point for point in points if point.get("eval_error_rate") is not None]
-        best_step = self.trainer.state.best_global_step
-        if best_step:
-            evaluated = [point for point in evaluated if point["step"] == best_step]
         return min(evaluated, key=lambda point: point["eval_error_rate"], default=None)
 
     def _test_best(self, point: dict[str, Any] | None) -> dict[str, float] | None:
@@ -161,14 +164,12 @@ class SeedRun:
         trainer = self.trainer
         if point is None:
             return None
+        if point["step"] != self.best.step:  # from before a checkpoint that was cut off
+            was_tested = self.data.eval_split == "test"
+            return {name: point[f"eval_{name}"] for name in METRIC_NAMES} if was_tested else None
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         last = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        if point["step"] != trainer.state.global_step:
-            checkpoint = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{point['step']}"
-            if not checkpoint.is_dir():
-                was_tested = self.data.eval_split == "test"
-                return {name: point[f"eval_{name}"] for name in METRIC_NAMES} if was_tested else None
-            model.load_state_dict(type(model).from_pretrained(str(checkpoint)).state_dict())
+        model.load_state_dict(self.best.weights)
         metrics = self._metrics(self.data.test, "test")
         trainer.save_model(str(self.folder / "best"), _internal_call=True)
         model.load_state_dict(last)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
+
 from hf_amp.training_args import AMPTrainingArguments
 from hf_amp.vision.train.methods import METHODS
 from hf_amp.vision.train.recipes import PROTOCOL
@@ -27,6 +29,10 @@ class ImageTrainingArguments(AMPTrainingArguments):
             `"trainer"`, what `lr_scheduler_type` says.
         scale: factor on `num_train_epochs`, > 0, to shorten a recipe for a trial.
         seeds: seeds to train with, one run each; None: only `seed`.
+        precision: `"float32"`, `"bf16"` or `"fp16"` for the passes (weights stay in float32), or `"auto"`: bf16 on GPUs
+            and CPUs that compute with it, else float32. `bf16` and `fp16` of the [`Trainer`] say the same.
+        save_minutes: write a checkpoint to continue from when so many minutes have passed since the last one; 0: none.
+            `save_strategy` adds others.
         license: licence of the weights, for the model card, e.g. `"apache-2.0"`.
 
     Raises:
@@ -64,6 +70,13 @@ class ImageTrainingArguments(AMPTrainingArguments):
     )
     scale: float = field(default=1.0, metadata={"help": "Factor on num_train_epochs, to shorten a recipe."})
     seeds: list[int] | None = field(default=None, metadata={"help": "Seeds to train with; default: --seed."})
+    precision: str = field(
+        default="auto",
+        metadata={"help": "Of the passes; auto: bf16 where it pays.", "choices": ("auto", "float32", "bf16", "fp16")},
+    )
+    save_minutes: float = field(
+        default=10.0, metadata={"help": "Minutes between checkpoints to continue from; 0: none of these."}
+    )
     license: str | None = field(default=None, metadata={"help": "Licence of the weights, for the model card."})
 
     num_train_epochs: float = field(default=PROTOCOL["num_train_epochs"], metadata={"help": "Epochs, before --scale."})
@@ -82,9 +95,11 @@ class ImageTrainingArguments(AMPTrainingArguments):
     )
     max_grad_norm: float = field(default=PROTOCOL["max_grad_norm"], metadata={"help": "Gradient norm to clip at."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: epoch (or no)."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
+    save_strategy: str = field(default="no", metadata={"help": "When to save further checkpoints, e.g. epoch."})
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss."})
-    # The newest, to resume from, and the best
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave out losses that are not finite; it waits for the device at every step."}
+    )
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
     # Logits leave the device batch by batch.
     eval_accumulation_steps: int | None = field(default=1, metadata={"help": "Evaluation batches kept on the device."})
@@ -111,7 +126,13 @@ class ImageTrainingArguments(AMPTrainingArguments):
             self.output_dir = "outputs"
         _check_strengths(self)
         _check_combinations(self)
+        self.bf16, self.fp16, self.precision_note = choose_precision(self)
         super().__post_init__()
+
+    def precision_in_words(self) -> str:
+        """Return what the passes compute in, and why."""
+        name = "bf16" if self.bf16 else "fp16" if self.fp16 else "float32"
+        return f"{name} ({self.precision_note})"
 
     @property
     def all_seeds(self) -> list[int]:
@@ -163,6 +184,8 @@ def _check_combinations(args: ImageTrainingArguments) -> None:
             f"`label_smoothing_factor`={args.label_smoothing_factor} cannot be combined with method "
             f"{args.method!r}, which has its own loss; leave it out"
         )
+    if not args.save_minutes >= 0:
+        raise ValueError(f"`save_minutes` must be >= 0, got {args.save_minutes}; 0 writes no checkpoints by the clock")
     if args.load_best_model_at_end:
         raise ValueError(
             "`load_best_model_at_end` would lose the last weights; leave it out: last and best are both reported"
@@ -172,6 +195,34 @@ def _check_combinations(args: ImageTrainingArguments) -> None:
 
 
 _SGD_NUMBERS = ("momentum", "dampening")
+
+
+def choose_precision(args: ImageTrainingArguments) -> tuple[bool, bool, str]:
+    """Return whether passes run in bf16, whether in fp16, and why.
+
+    Raises:
+        ValueError: `precision`, `bf16` and `fp16` contradict each other.
+    """
+    asked = "bf16" if args.bf16 else "fp16" if args.fp16 else None
+    pays = bf16_pays(args.use_cpu)
+    if args.precision == "auto" and asked is None:
+        why = "this device computes with it" if pays else "bf16 would not be faster on this device"
+        return pays, False, f"{why}; --precision chooses"
+    if args.precision not in ("auto", asked) and asked is not None:
+        raise ValueError(
+            f"`precision`={args.precision!r} and `{asked}`=True contradict each other; leave one of them out"
+        )
+    chosen = asked or args.precision
+    faster = pays and chosen == "float32"
+    return chosen == "bf16", chosen == "fp16", "as asked" + ("; bf16 would be faster here" if faster else "")
+
+
+def bf16_pays(use_cpu: bool) -> bool:
+    """Return whether the device that is trained on multiplies matrices in bf16: new GPUs, and CPUs with AMX."""
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    elsewhere = torch.accelerator.is_available() and not use_cpu
+    return not elsewhere and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def sgd_settings(args: ImageTrainingArguments) -> dict[str, Any]:

@@ -50,8 +50,11 @@ class Settings:
         Raises:
             ValueError: a value is refused.
         """
+        given = dict(self.given)
+        if given.get("bf16") is False and not given.get("fp16"):  # switched off, which is not the same as left out
+            given.setdefault("precision", "float32")
         own = [{f.name for f in fields(cls) if f.init} for cls in _CLASSES]
-        made = [cls(**{k: v for k, v in self.given.items() if k in n}) for cls, n in zip(_CLASSES, own, strict=True)]
+        made = [cls(**{k: v for k, v in given.items() if k in n}) for cls, n in zip(_CLASSES, own, strict=True)]
         model, data, training = made
         if "output_dir" not in self.given:
             training.output_dir = default_output_dir(model, data, training)

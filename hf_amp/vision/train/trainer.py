@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from hf_amp.vision.train.methods import METHODS
 
 MILESTONES = (0.5, 0.75)
 DECAY_PER_MILESTONE = 0.1
+_COMPILED_STEPS = 2
 
 
 class ImageTrainer(AMPTrainer):
@@ -60,6 +61,7 @@ class ImageTrainer(AMPTrainer):
         self.eval_collator = eval_collator
         self.pixel_std = pixel_std
         self.data = data
+        self._first_step: int | None = None
         # Image classifiers on the Hub take `num_items_in_batch` and ignore it, so that their loss would grow with
         # accumulation: https://github.com/huggingface/transformers/issues/47688
         self.model_accepts_loss_kwargs = False
@@ -72,6 +74,22 @@ class ImageTrainer(AMPTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Return the method's loss while training, the model's own in evaluation."""
+        with torch.compiler.set_stance(self._stance()):
+            return self._method_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _stance(self) -> Literal["default", "eager_on_recompile"]:
+        """Return how a compiled network takes a batch of a new size.
+
+        The first two steps see every size that is common; after them comes only the last batch of an epoch, for which
+        a compilation, minutes on a CPU, would never pay.
+        """
+        if self._first_step is None:
+            self._first_step = self.state.global_step
+        return "default" if self.state.global_step - self._first_step < _COMPILED_STEPS else "eager_on_recompile"
+
+    def _method_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool, num_items_in_batch: Tensor | int | None
+    ) -> Any:
         method = METHODS[self.args.method]
         if method.loss is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
