@@ -1,5 +1,6 @@
 """Whatever the source, the same splits and columns come out; what cannot be read is refused with its remedy."""
 
+import os
 import subprocess
 import sys
 
@@ -226,6 +227,50 @@ def test_folder_of_images_is_a_data_set(tmp_path):
     splits = load_image_dataset("cats-and-dogs", path=write_folder(tmp_path / "images"))
     assert splits["train"].features["label"].names == ["cat", "dog"]
     assert splits["test"]["label"][:] == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("classes", [("cat", "train"), ("beaker", "test tube"), ("valid", "dev")])
+def test_splits_are_the_top_folders_whatever_classes_are_called(tmp_path, classes):
+    splits = load_image_dataset("mine", path=write_folder(tmp_path / "images", classes=classes))
+    assert {name: len(split) for name, split in splits.items()} == {"train": 6, "test": 6}
+    assert splits["train"].features["label"].names == sorted(classes)
+    pixels = np.asarray(splits["train"][0]["image"])
+    assert (pixels == np.asarray(splits["test"][0]["image"])).all()
+
+
+def test_images_without_a_label_and_empty_classes_are_refused_by_name(tmp_path):
+    folder = write_folder(tmp_path / "images")
+    (folder / "test" / "cat" / "0.png").rename(folder / "test" / "stray.png")
+    with pytest.raises(ValueError, match=r"split 'test' of .* has 1 images without a label \(test/stray.png, …\)"):
+        load_image_dataset("mine", path=folder)
+    (folder / "test" / "stray.png").unlink()
+    (folder / "test" / "emu").mkdir()
+    with pytest.raises(ValueError, match=r"class emu of split 'test' of .* has no images; fill or remove its folder"):
+        load_image_dataset("mine", path=folder)
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path):
+    folder = write_folder(tmp_path / "images")
+    os.rename(folder / "train" / "cat" / "0.png", os.fsencode(folder / "train" / "cat") + b"/\xff.png")
+    with pytest.raises(ValueError, match=r"the name of .*udcff.png is not UTF-8; rename it"):
+        load_image_dataset("mine", path=folder)
+
+
+def test_a_path_as_name_is_a_path_and_makes_no_known_data_set(tmp_path):
+    folder = write_folder(tmp_path / "cifar10")
+    assert len(load_image_dataset(str(folder))["train"]) == 6
+    assert places.name_and_path(str(folder), None) == ("cifar10_folder", folder)
+    assert places.name_and_path("cifar10", folder) == ("cifar10", folder)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_image_dataset(str(tmp_path / "nothing"))
+
+
+def test_a_training_split_is_enough_where_a_part_is_held_out(tmp_path):
+    folder = write_folder(tmp_path / "images", splits=("train",), per_class=5)
+    with pytest.raises(ValueError, match="hold a part of the training images out with `validation_fraction`"):
+        load_image_dataset("mine", path=folder)
+    splits = load_image_dataset("mine", path=folder, validation_fraction=0.2)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 8, "validation": 2}
 
 
 def test_paths_that_cannot_be_read_are_refused(tmp_path):

@@ -1,9 +1,18 @@
-"""The labels of a split: parts that keep the shares of the classes, and wrong labels, both drawn from a seed."""
+"""The labels of a split: parts that keep the shares of the classes, drawn wrong labels, labels that others gave."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pyarrow.parquet as parquet
+import torch
 from datasets import Dataset
+
+GIVEN = "given_label"  # column of the labels that others gave, until they take the place of the data set's own
 
 
 def labels_of(split: Dataset) -> np.ndarray:
@@ -113,3 +122,106 @@ def add_label_noise(split: Dataset, fraction: float, seed: int) -> Dataset:
     noisy[chosen] = (clean[chosen] + random.integers(1, max(2, feature.num_classes), len(chosen))) % feature.num_classes
     split = split.rename_column("label", "clean_label")
     return split.add_column("label", noisy, feature=feature)
+
+
+def with_labels_of(split: Dataset, file: str) -> Dataset:
+    """Return a split with the labels that somebody else gave in a further column, `GIVEN`.
+
+    Args:
+        split: with a column `label` of type `ClassLabel`.
+        file: `FILE` or `FILE:COLUMN`, see [`read_labels`]: one label for each row, in the same order; numbers or names
+            of the classes.
+
+    Raises:
+        ValueError: the labels are not as many as the rows, or not of these classes.
+        FileNotFoundError: there is no such file.
+    """
+    values = read_labels(file)
+    feature = split.features["label"]
+    if len(values) != len(split):
+        raise ValueError(
+            f"`train_labels` {Path(file).name} holds {len(values)} labels, and the training split {len(split)} images; "
+            "give one label for each image, in the data set's order"
+        )
+    by_name = {name: number for number, name in enumerate(feature.names)}
+    if any(isinstance(value, str) and value not in by_name for value in values):
+        values = [int(value) if isinstance(value, str) and value.isdecimal() else value for value in values]
+    numbers = [by_name.get(value, -1) if isinstance(value, str) else value for value in values]
+    wrong = [v for v, n in zip(values, numbers, strict=True) if n is None or n != n or n != int(n) or n < 0]
+    wrong += [number for number in numbers if number is not None and number >= feature.num_classes]
+    if wrong:
+        raise ValueError(
+            f"`train_labels` {Path(file).name} must hold names of the classes ({', '.join(feature.names[:3])}, …) or "
+            f"numbers in [0, {feature.num_classes}), got {wrong[0]!r}; correct the file or name another column"
+        )
+    return split.add_column(GIVEN, np.asarray(numbers, np.int64), feature=feature)
+
+
+def take_given_labels(split: Dataset) -> Dataset:
+    """Put the labels of `GIVEN` in place of `label`, and the data set's own in `clean_label`."""
+    return split.rename_columns({"label": "clean_label", GIVEN: "label"})
+
+
+def read_labels(file: str) -> list[Any]:
+    """Return the labels of a file: `FILE.parquet`, `.csv`, `.npy` or `.pt`, or `FILE:COLUMN` where it has several.
+
+    No code in a file is run: of `.npy` plain arrays are read, of `.pt` tensors, arrays, lists and their dictionaries.
+
+    Raises:
+        ValueError: it cannot be read, or the column is not there, or not named among several.
+        FileNotFoundError: there is no such file.
+    """
+    path, column = Path(file), None
+    if not path.is_file() and ":" in file:
+        name, _, column = file.rpartition(":")
+        path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"`train_labels` {file} is not there; give FILE or FILE:COLUMN")
+    if path.suffix not in _READERS:
+        raise ValueError(f"`train_labels` must be a file of {', '.join(_READERS)}, got {path.name}; convert it")
+    try:
+        columns = _READERS[path.suffix](path)
+    except Exception as error:  # of four libraries, for any file that a user may give
+        raise ValueError(f"`train_labels` {path.name} cannot be read ({str(error).splitlines()[0]})") from error
+    if column is None and len(columns) == 1:
+        column = next(iter(columns))
+    if column not in columns:
+        raise ValueError(
+            f"`train_labels` {path.name} has the columns {', '.join(columns)}, got {column!r}; name one: "
+            f"{path.name}:{next(iter(columns), 'COLUMN')}"
+        )
+    return list(columns[column])
+
+
+def _read_parquet(path: Path) -> dict[str, Sequence[Any]]:
+    return parquet.read_table(path).to_pydict()
+
+
+def _read_csv(path: Path) -> dict[str, Sequence[Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = [row for row in csv.reader(file) if row]
+    header, *rest = rows
+    if len(header) == 1 and header[0].lstrip("-").isdecimal():  # plain numbers, one a line
+        header, rest = ["label"], rows
+    return {name: [row[i] for row in rest] for i, name in enumerate(header)}
+
+
+def _read_npy(path: Path) -> dict[str, Sequence[Any]]:
+    array = np.load(path, allow_pickle=False)
+    if array.dtype.names:
+        return {name: array[name].tolist() for name in array.dtype.names}
+    return {"label": array.reshape(-1).tolist()}
+
+
+def _read_pt(path: Path) -> dict[str, Sequence[Any]]:
+    # What arrays of numpy are stored with, as in the files of CIFAR-N; none of it runs code of the file.
+    numbers = [type(np.dtype(kind)) for kind in ("int64", "int32", "uint8", "float64", "bool", "U1")]
+    rebuild: Any = np.zeros(1).__reduce__()[0]  # where numpy keeps it differs between its versions
+    older = "numpy.core.multiarray._reconstruct"
+    with torch.serialization.safe_globals([rebuild, (rebuild, older), np.ndarray, np.dtype, *numbers]):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    columns = content if isinstance(content, Mapping) else {"label": content}
+    return {str(name): np.asarray(values).reshape(-1).tolist() for name, values in columns.items()}
+
+
+_READERS = {".parquet": _read_parquet, ".csv": _read_csv, ".npy": _read_npy, ".pt": _read_pt}

@@ -8,8 +8,8 @@ from datasets import DatasetDict, concatenate_datasets
 from transformers.utils import logging
 
 from hf_amp.vision.data.catalogue import CATALOGUE, canonical_name
-from hf_amp.vision.data.columns import uniform_columns
-from hf_amp.vision.data.labels import keep_samples, split_off
+from hf_amp.vision.data.columns import say_missing_classes, uniform_columns
+from hf_amp.vision.data.labels import GIVEN, keep_samples, split_off, take_given_labels, with_labels_of
 from hf_amp.vision.data.places import from_hub, from_path, from_scikit_learn, name_and_path
 
 logger = logging.get_logger(__name__)
@@ -24,6 +24,7 @@ def load_image_dataset(
     validation_fraction: float = 0.0,
     max_train_samples: int | None = None,
     seed: int = 0,
+    train_labels: str | None = None,
 ) -> DatasetDict:
     """Load a data set for image classification.
 
@@ -39,6 +40,9 @@ def load_image_dataset(
         max_train_samples: keep that many training images, >= 1, stratified, after `validation` is held out; None, or
             more than there are: all.
         seed: of the held-out part and of the choice of `max_train_samples`.
+        train_labels: `FILE` or `FILE:COLUMN` with labels that others gave to the training images, one for each in the
+            data set's order (see `hf_amp.vision.data.labels.read_labels`). They take the place of the data set's own,
+            which are then in `clean_label`; what is held out as `validation` keeps its own.
 
     Returns:
         `train`, `test` and, if there is one, `validation`, with columns `image` ([`datasets.Image`]) and `label`
@@ -70,6 +74,9 @@ def load_image_dataset(
         splits = uniform_columns(raw, label, source=str(path or name))
     splits = _join_extra(splits, extra, name)
     _check_splits(splits, validation_fraction, source=str(path or name))
+    say_missing_classes(splits, source=str(path or name))
+    if train_labels is not None:
+        splits["train"] = with_labels_of(splits["train"], train_labels)
     return _cut(splits, validation_fraction, max_train_samples, seed)
 
 
@@ -142,4 +149,8 @@ def _cut(splits: DatasetDict, validation_fraction: float, max_train_samples: int
     if max_train_samples is not None:
         train = keep_samples(train, max_train_samples, seed)
     splits["train"] = train
+    if GIVEN in train.column_names:
+        splits["train"] = take_given_labels(train)
+        if validation_fraction:
+            splits["validation"] = splits["validation"].remove_columns(GIVEN)
     return DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})

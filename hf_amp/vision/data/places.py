@@ -95,11 +95,63 @@ def from_path(path: str | os.PathLike[str], config: str | None, wanted: Sequence
     by_split = {name: found for name, found in by_split.items() if found}
     if by_split:
         return DatasetDict({name: _read_parquet(found) for name, found in by_split.items()})
-    if not files and any(image.suffix.lower() in _IMAGE_ENDINGS for image in folder.glob("*/*/*")):
-        return _usual_names(load_dataset("imagefolder", data_dir=str(folder), drop_labels=False))
+    if not files and any(_is_image(image) for image in folder.glob("*/*/*")):
+        return _from_folders(folder)
     raise FileNotFoundError(
         f"`path` {str(path)!r} holds no data set that can be read, got {_contents(folder)}; give {_LAYOUTS}"
     )
+
+
+def _from_folders(folder: Path) -> DatasetDict:
+    """Read `<split>/<class>/<image>`: splits are the top folders and nothing else, whatever classes are called.
+
+    Not by the `imagefolder` of `datasets`, which looks for the names of splits in whole paths.
+    """
+    splits = {}
+    for name in ("train", "validation", "test", "extra"):
+        places = [folder / one for one in _names_of(name) if (folder / one).is_dir()]
+        if places:
+            splits[name] = places[0]
+    classes = {name: _classes(place) for name, place in splits.items()}
+    names = sorted({one for found in classes.values() for one in found})
+    features = Features({"image": Image(), "label": ClassLabel(names=names)})
+    made = {}
+    for name, found in classes.items():
+        rows = [(str(path), names.index(label)) for label, paths in found.items() for path in paths]
+        columns = {"image": [path for path, _ in rows], "label": [number for _, number in rows]}
+        made[name] = Dataset.from_dict(columns, features=features)
+    return DatasetDict(made)
+
+
+def _classes(place: Path) -> dict[str, list[Path]]:
+    """Return the images of each class of a split."""
+    stray = sorted(path for path in place.iterdir() if _is_image(path))
+    if stray:
+        raise ValueError(
+            f"split {place.name!r} of {_shown(place.parent)} has {len(stray)} images without a label "
+            f"({_shown(stray[0].relative_to(place.parent))}, …); move each into a folder of its class, or remove them"
+        )
+    found = {}
+    for folder in sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        found[folder.name] = sorted(path for path in folder.rglob("*") if _is_image(path))
+        if not found[folder.name]:
+            raise ValueError(
+                f"class {_shown(folder.name)} of split {place.name!r} of {_shown(place.parent)} has no images; fill or "
+                "remove its folder"
+            )
+        for path in (folder, *found[folder.name]):
+            if path.name.encode("utf-8", "surrogateescape") != path.name.encode("utf-8", "replace"):
+                raise ValueError(f"the name of {_shown(path)} is not UTF-8; rename it")
+    return found
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in _IMAGE_ENDINGS and not path.name.startswith(".") and path.is_file()
+
+
+def _shown(path: Path | str) -> str:
+    """Return a name that can be printed, whatever its bytes are."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def from_scikit_learn() -> DatasetDict:
