@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from hf_amp.vision.report.comparison import Comparison, Selection, Variant
 from hf_amp.vision.report.results import comparison_table
-from hf_amp.vision.train.command_line import read_settings
+from hf_amp.vision.train.command_line import print_anywhere, read_settings
 from hf_amp.vision.train.methods import METHODS
 
 
@@ -54,13 +54,17 @@ def parse(argv: list[str]) -> Comparison:
 
 
 def main(argv: list[str] | None = None) -> dict:
+    print_anywhere()
     logging.disable_progress_bar()  # a bar for every checkpoint that is written
     datasets.disable_progress_bars()  # and for every step of loading the images
     try:
         comparison = parse(sys.argv[1:] if argv is None else argv)
     except (ValueError, TypeError, OSError) as error:  # what the user can correct; later errors keep their traceback
         sys.exit(f"error: {error}")
-    content = comparison.run()
+    try:
+        content = comparison.run()
+    except BlockingIOError as error:  # another run has the folder
+        sys.exit(f"error: {error}")
     if comparison.is_main:
         for which in ("last", "best"):
             print(comparison_table(content["rows"], which), end="\n\n")

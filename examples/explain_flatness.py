@@ -19,9 +19,11 @@ from transformers.utils import logging
 
 from hf_amp.vision.report.flatness.arguments import FlatnessArguments
 from hf_amp.vision.report.flatness.report import FIGURES, FlatnessReport
+from hf_amp.vision.train.command_line import print_anywhere
 
 
 def main(argv: list[str] | None = None) -> dict:
+    print_anywhere()
     logging.disable_progress_bar()  # a bar for every model that is loaded
     datasets.disable_progress_bars()  # and for every step of loading the images
     parser = HfArgumentParser(FlatnessArguments, description=__doc__, allow_abbrev=False)

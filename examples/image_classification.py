@@ -21,7 +21,7 @@ from hf_amp.vision import EpochCallback
 from hf_amp.vision.report.experiment import Experiment
 from hf_amp.vision.report.metrics import compute_metrics, keep_logits
 from hf_amp.vision.report.results import results_table
-from hf_amp.vision.train.command_line import read_settings
+from hf_amp.vision.train.command_line import print_anywhere, read_settings
 from hf_amp.vision.train.trainer import trainer_class
 
 
@@ -50,6 +50,7 @@ def make_trainer(model, args, data, described) -> AMPTrainer:
 
 
 def main(argv: list[str] | None = None) -> dict:
+    print_anywhere()
     logging.disable_progress_bar()  # a bar for every checkpoint that is written
     datasets.disable_progress_bars()  # and for every step of loading the images
     try:
@@ -58,7 +59,10 @@ def main(argv: list[str] | None = None) -> dict:
         experiment = Experiment(*settings.arguments(), make_trainer=make_trainer)
     except (ValueError, TypeError, OSError) as error:  # what the user can correct; later errors keep their traceback
         sys.exit(f"error: {error}")
-    results = experiment.run()
+    try:
+        results = experiment.run()
+    except BlockingIOError as error:  # another run has the folder
+        sys.exit(f"error: {error}")
     if experiment.is_main:
         print(results_table(results))
         print(f"Results and figure are in {experiment.folder}")

@@ -408,3 +408,15 @@ def test_the_precision_is_chosen_for_the_device_and_said(tmp_path, monkeypatch, 
     assert "float32 (as asked; bf16 would be faster here)" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="`precision`='float32' and `bf16`=True contradict each other"):
         classify(tmp_path / "both", "--bf16")
+
+
+@pytest.mark.slow
+def test_a_terminal_that_knows_no_greek_ends_nothing(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "image_classification.py"), *TINY, "--num_train_epochs", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = subprocess.run(
+        [*command, "--seeds", "0", "1", "--output_dir", str(tmp_path / "out")],
+        env=environment, capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert b" ? " in done.stdout  # ±

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import statistics
 
 import pytest
@@ -14,6 +15,7 @@ from hf_amp.vision.report.results import (
     format_mean,
     mean_and_standard_error,
     note_settings,
+    own_folder,
     read_json,
     results_table,
     summarise,
@@ -83,6 +85,39 @@ def test_results_of_unknown_origin_are_not_overwritten(tmp_path):
         check_output_dir(tmp_path, {"method": "amp"})
 
 
+def test_settings_that_were_cut_off_are_refused_with_a_remedy_that_works(tmp_path):
+    folder = tmp_path / "run"
+    note_settings(folder, {"method": "amp"})
+    (folder / "settings.json").write_text('{"method": "a')
+    with pytest.raises(ValueError, match=r"is not a whole JSON file.*remove the folder .*or give another --output_dir"):
+        check_output_dir(folder, {"method": "amp"})
+    shutil.rmtree(folder)
+    check_output_dir(folder, {"method": "amp"})
+
+
+def test_a_folder_that_cannot_be_one_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/below"):
+        with pytest.raises(NotADirectoryError, match=r"cannot be a folder, since .*file is a file; give another one"):
+            check_output_dir(tmp_path / place, {})
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as for a folder of somebody else
+    with pytest.raises(PermissionError, match="cannot be written to; give another one, or make"):
+        check_output_dir(tmp_path / "new", {})
+
+
+def test_two_runs_cannot_have_one_folder(tmp_path):
+    with own_folder(tmp_path):
+        with (
+            pytest.raises(BlockingIOError, match="is in use by another run; wait for it, or give another"),
+            own_folder(tmp_path),
+        ):
+            pass
+        with own_folder(tmp_path / "another"):
+            pass
+    with own_folder(tmp_path):
+        pass
+
+
 def test_mean_and_standard_error():
     values = [0.1, 0.2, 0.4]
     expected = {"mean": statistics.mean(values), "standard_error": statistics.stdev(values) / math.sqrt(3), "n": 3}
@@ -121,9 +156,9 @@ def test_figures_are_written(tmp_path):
     save_learning_curves(tmp_path / "curves.png", runs, "AMP")
     rows = [
         {"label": label, "label_noise": noise, "summary": summarise(runs)}
-        for label in ("ERM", "AMP")
+        for label in ("ERM", "$10 $_ AMP")  # no formula, and no error
         for noise in (0.0, 0.2)
     ]
-    save_comparison(tmp_path / "comparison.png", rows, "digits")
+    save_comparison(tmp_path / "comparison.png", rows, "$digits_$ $")
     for name in ("curves.png", "comparison.png"):
         assert (tmp_path / name).read_bytes().startswith(PNG)

@@ -79,3 +79,12 @@ def test_default_output_folder():
     arguments = read_settings(words)[0].arguments()
     assert default_output_dir(*arguments) == str(Path("outputs/a-b_preactresnet18_cutout_amp_noise0.2"))
     assert arguments[2].output_dir == str(Path("outputs/a-b_preactresnet18_cutout_amp_noise0.2"))
+
+
+def test_a_named_schedule_is_used_or_refused():
+    training = read_settings(["--lr_scheduler_type", "cosine", "--use_cpu"])[0].arguments()[2]
+    assert training.lr_schedule == "trainer"
+    with pytest.raises(ValueError, match="`lr_scheduler_type`='cosine' has no part in the step schedule; add"):
+        read_settings(["--lr_scheduler_type", "cosine", "--lr_schedule", "step", "--use_cpu"])[0].arguments()
+    with pytest.raises(ValueError, match="`resume_from_checkpoint` has no part here"):
+        read_settings(["--resume_from_checkpoint", "x", "--use_cpu"])[0].arguments()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -15,12 +16,14 @@ from torch.utils.data import Dataset, get_worker_info
 from transformers.utils import logging
 
 from hf_amp.vision.data.labels import labels_of
-from hf_amp.vision.data.pixels import bands_of, decode, decoded_pixels, height_and_width, read_images
+from hf_amp.vision.data.pixels import bands_of, decode, decoded_pixels, fingerprint, height_and_width, read_images
 
 logger = logging.get_logger(__name__)
 
 _SHARE_OF_MEMORY = 0.5
 _UNKNOWN_EPOCH = -1
+_IMAGES_PER_DIGEST = 4096
+_BANDS = {"grey": 1, "rgb": 3}
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class DecodedImages(Dataset[ImageSelection]):
         image_size: height and width to bring all images to, bilinearly; one number for squares; None: all images
             must have one size.
         max_bytes: most bytes of pixels to hold, >= 0; None: half of the memory that is free; 0: read batch by batch.
+        image_mode: `"grey"` or `"rgb"` to make all images so; None: as they are, which must be alike.
+        name: what error messages call the split.
 
     Attributes:
         pixel_shape: (channels, height, width).
@@ -72,25 +77,35 @@ class DecodedImages(Dataset[ImageSelection]):
         cache_dir: str | os.PathLike[str] | None = None,
         image_size: int | tuple[int, int] | None = None,
         max_bytes: int | None = None,
+        image_mode: str | None = None,
+        name: str | None = None,
     ) -> None:
         _check_split(split)
+        if image_mode not in (None, *_BANDS):
+            raise ValueError(
+                f"`image_mode` must be {' or '.join(_BANDS)}, got {image_mode!r}; None keeps what they are"
+            )
+        self._of = "" if name is None else f" of split {name!r}"
         if max_bytes is not None and max_bytes < 0:
             raise ValueError(f"`max_bytes` must be >= 0, got {max_bytes}; 0 reads images batch by batch")
         self._split = split.with_format(None).select_columns(["image", "label"])
-        (first,) = read_images(self._split, [0])
+        (first,) = read_images(self._split, [0], self._of)
         self._size: tuple[int, int] = (first.height, first.width)
         if image_size is not None:
             self._size = height_and_width(image_size)
         self._resize = image_size is not None
         height, width = self._size
-        self.pixel_shape = (bands_of(first, "image 0"), height, width)
+        bands = bands_of(first, f"image 0{self._of}")
+        self._convert = image_mode is not None
+        self.pixel_shape = (bands if image_mode is None else _BANDS[image_mode], height, width)
         self.labels = torch.from_numpy(labels_of(self._split).astype(np.int64))
         self.label_names: list[str] = list(split.features["label"].names)
         # In shared memory, so that workers that live longer than an epoch learn of the next one.
         self._epoch = torch.tensor(_UNKNOWN_EPOCH).share_memory_()
         self._pixels: Tensor | None = None
         if not self._too_large(max_bytes):
-            pixels = decoded_pixels(self._split, self.pixel_shape[0], self._size, self._resize, cache_dir)
+            look = (self.pixel_shape[0], self._size, self._resize)
+            pixels = decoded_pixels(self._split, *look, cache_dir, self._convert, self._of)
             self._pixels = torch.from_numpy(pixels)
 
     def __len__(self) -> int:
@@ -125,6 +140,21 @@ class DecodedImages(Dataset[ImageSelection]):
             raise ValueError(f"`epoch` must be >= 0, got {epoch}; count epochs from 0")
         self._epoch.fill_(epoch)
 
+    def fingerprint(self) -> str:
+        """Return a key of images, their order and their labels, wherever they lie: what was trained or tested on.
+
+        Of images that are not in memory the key is that of their files: place, size and time.
+        """
+        digest = hashlib.blake2b(str(self.pixel_shape).encode(), digest_size=16)
+        if self._pixels is None:
+            digest.update(fingerprint(self._split, self.pixel_shape).encode())
+        else:
+            for start in range(0, len(self), _IMAGES_PER_DIGEST):
+                digest.update(self._pixels[start : start + _IMAGES_PER_DIGEST].cpu().numpy().tobytes())
+        digest.update("\n".join(self.label_names).encode())
+        digest.update(self.labels.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def to(self, device: torch.device | str) -> DecodedImages:
         """Move pixels and labels to a device, and return the data set.
 
@@ -151,8 +181,8 @@ class DecodedImages(Dataset[ImageSelection]):
             return self._pixels[indices]
         rows = indices.tolist()
         decoded = [
-            decode(image, self.pixel_shape[0], self._size, f"image {i}", self._resize)
-            for i, image in zip(rows, read_images(self._split, rows), strict=True)
+            decode(image, self.pixel_shape[0], self._size, f"image {i}{self._of}", self._resize, self._convert)
+            for i, image in zip(rows, read_images(self._split, rows, self._of), strict=True)
         ]
         return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
 
@@ -193,3 +223,26 @@ def _check_split(split: datasets.Dataset) -> None:
             )
     if len(split) == 0:
         raise ValueError("`split` must have images, got none; choose another part of the data set")
+
+
+def check_alike(splits: Mapping[str, DecodedImages]) -> None:
+    """Check that the images of all splits have one size and one number of channels.
+
+    Raises:
+        ValueError: they have not, so that a network for the first split could not take the others.
+    """
+    (first, images), *others = splits.items()
+    for name, other in others:
+        if other.pixel_shape == images.pixel_shape:
+            continue
+        kinds = " and ".join(f"{_described(one)} in {split!r}" for split, one in ((first, images), (name, other)))
+        remedy = "image_size" if other.pixel_shape[0] == images.pixel_shape[0] else "image_mode"
+        raise ValueError(
+            f"images must be alike in all splits, got {kinds}; give `{remedy}` (`--{remedy} "
+            f"{'rgb' if remedy == 'image_mode' else images.pixel_shape[1]}` on the command line) to make them so"
+        )
+
+
+def _described(images: DecodedImages) -> str:
+    channels, height, width = images.pixel_shape
+    return f"{height}×{width} pixels {'in grey' if channels == 1 else 'in colour'}"

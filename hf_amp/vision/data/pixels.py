@@ -10,8 +10,9 @@ from typing import Any
 
 import datasets.config
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Image
 from PIL import Image as PILImage
+from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from hf_amp.files import whole_file
@@ -23,8 +24,13 @@ _FORMAT = 1  # raise it when the decoding changes, so that files of older versio
 _BANDS = {"L": 1, "RGB": 3}
 
 
-def read_images(split: Dataset, indices: Sequence[int]) -> list[PILImage.Image]:
+def read_images(split: Dataset, indices: Sequence[int], of: str = "") -> list[PILImage.Image]:
     """Return some images of a split.
+
+    Args:
+        split: with a column `image`.
+        indices: places in it.
+        of: what error messages put behind the number of an image, e.g. `" of split 'train'"`.
 
     Raises:
         ValueError: one is missing, or is no image that can be read.
@@ -33,16 +39,24 @@ def read_images(split: Dataset, indices: Sequence[int]) -> list[PILImage.Image]:
         images = split[indices]["image"]
     except (OSError, ValueError, SyntaxError) as error:  # PIL's, which do not say which image is meant
         if len(indices) > 1:
-            return [read_images(split, [i])[0] for i in indices]
+            return [read_images(split, [i], of)[0] for i in indices]
         raise ValueError(
-            f"image {indices[0]} cannot be read ({error}); fetch the data set again, or remove the image"
+            f"image {indices[0]}{of}{_path_of(split, indices[0])} cannot be read ({error}); fetch the data set again, "
+            "or remove the image"
         ) from error
     if None in images:
-        raise ValueError(f"image {indices[images.index(None)]} is missing; remove the rows without image")
+        raise ValueError(f"image {indices[images.index(None)]}{of} is missing; remove the rows without image")
     return images
 
 
-def decode(image: PILImage.Image, bands: int, size: tuple[int, int], where: str, resize: bool) -> np.ndarray:
+def _path_of(split: Dataset, index: int) -> str:
+    path = split.cast_column("image", Image(decode=False))[index]["image"]["path"]
+    return "" if path is None else f" ({path})"
+
+
+def decode(
+    image: PILImage.Image, bands: int, size: tuple[int, int], where: str, resize: bool, convert: bool = False
+) -> np.ndarray:
     """Return the pixels of an image, (height, width, channels) uint8.
 
     Args:
@@ -51,14 +65,15 @@ def decode(image: PILImage.Image, bands: int, size: tuple[int, int], where: str,
         size: height and width.
         where: what an error message calls the image.
         resize: bring images of other sizes to `size`, bilinearly.
+        convert: make images in colour grey where `bands` is 1.
 
     Raises:
         ValueError: the image has another size or kind than it must have.
     """
-    if bands_of(image, where) > bands:
+    if bands_of(image, where) > bands and not convert:
         raise ValueError(
-            f"{where} is in colour (mode {image.mode}) and the first image is grey; make all alike with "
-            "split.cast_column('image', datasets.Image(mode='RGB'))"
+            f"{where} is in colour (mode {image.mode}) and the first image is grey; give `image_mode` "
+            "(`--image_mode rgb` or `grey` on the command line) to make all alike"
         )
     image = image.convert("RGB" if bands == 3 else "L")
     if (image.height, image.width) != size:
@@ -99,7 +114,13 @@ def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def decoded_pixels(
-    split: Dataset, bands: int, size: tuple[int, int], resize: bool, cache_dir: str | os.PathLike[str] | None
+    split: Dataset,
+    bands: int,
+    size: tuple[int, int],
+    resize: bool,
+    cache_dir: str | os.PathLike[str] | None,
+    convert: bool = False,
+    of: str = "",
 ) -> np.ndarray:
     """Return all images of a split, from the cache if they are there, else decoded and put there.
 
@@ -109,6 +130,8 @@ def decoded_pixels(
         size: height and width of all images.
         resize: bring images of other sizes to `size`.
         cache_dir: folder of the cache; None: `hf_amp` in the cache folder of `datasets`.
+        convert: make images in colour grey where `bands` is 1.
+        of: what error messages put behind the number of an image.
 
     Returns:
         (images, channels, height, width) uint8, mapped from the file; in memory if it could not be written.
@@ -118,16 +141,17 @@ def decoded_pixels(
     """
     shape = (len(split), bands, *size)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_amp" if cache_dir is None else Path(cache_dir)
-    path = folder / f"pixels-{fingerprint(split, shape)}.npy"
+    path = folder / f"pixels-{fingerprint(split, shape)}{'-converted' if convert else ''}.npy"
     cached = _read(path, shape)
     if cached is not None:
         return cached
     pixels = np.empty(shape, np.uint8)
     images = split.select_columns("image")
-    for start in range(0, len(split), _ROWS_PER_READ):
+    parts = range(0, len(split), _ROWS_PER_READ)
+    for start in tqdm(parts, desc="Decoding images", unit="thousand", delay=5, leave=False):
         rows = range(start, min(start + _ROWS_PER_READ, len(split)))
-        for i, image in zip(rows, read_images(images, rows), strict=True):
-            pixels[i] = decode(image, bands, size, f"image {i}", resize).transpose(2, 0, 1)
+        for i, image in zip(rows, read_images(images, rows, of), strict=True):
+            pixels[i] = decode(image, bands, size, f"image {i}{of}", resize, convert).transpose(2, 0, 1)
     try:
         with whole_file(path) as file:
             np.save(file, pixels)

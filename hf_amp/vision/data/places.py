@@ -26,11 +26,12 @@ def name_and_path(name: str, path: str | os.PathLike[str] | None) -> tuple[str, 
 
     The last part never makes it a known data set: who means CIFAR-10 says so.
     """
-    is_path = bool(name) and (Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).exists())
-    if path is not None or not is_path or name in CATALOGUE:
+    looks_so = Path(name).is_absolute() or name.startswith((".", "~"))
+    exists = path is None and bool(name) and name not in CATALOGUE and Path(name).exists()
+    if not looks_so and not exists:
         return name, path
     last = Path(name).expanduser().resolve().name or "images"
-    return (f"{last}_folder" if known_dataset(last) else last), Path(name).expanduser()
+    return (f"{last}_folder" if known_dataset(last) else last), Path(name).expanduser() if path is None else path
 
 
 def from_hub(hub_id: str, config: str | None) -> DatasetDict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hf_amp.hub.facts import plain_value
 from hf_amp.vision.report.card import add_comparison
 from hf_amp.vision.report.experiment import Experiment
 from hf_amp.vision.report.figures import save_comparison
-from hf_amp.vision.report.results import write_json
+from hf_amp.vision.report.results import own_folder, write_json
 from hf_amp.vision.train.command_line import Settings, typed
 from hf_amp.vision.train.images import Images
 from hf_amp.vision.train.methods import METHODS
@@ -154,6 +155,10 @@ class Comparison:
 
     def run(self) -> dict[str, Any]:
         """Run what is missing and return the content of `comparison.json`; the file grows with each row."""
+        with own_folder(self.folder) if self.is_main else nullcontext():
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         rows: list[dict[str, Any]] = []
         for noise in self.label_noise:
             for variant in self.variants:

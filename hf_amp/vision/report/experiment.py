@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from hf_amp.hub.access import later_command
 from hf_amp.hub.environment import environment
 from hf_amp.hub.facts import CURVES_NAME, command_line, plain_value
 from hf_amp.hub.learning_curves import save_learning_curves
+from hf_amp.vision.report.figures import literal
 from hf_amp.vision.report.results import (
     RESULTS_NAME,
     check_output_dir,
     note_settings,
+    own_folder,
     read_json,
     summarise,
     write_json,
@@ -29,7 +32,7 @@ from hf_amp.vision.train.arguments import ImageTrainingArguments
 from hf_amp.vision.train.facts import describe_data
 from hf_amp.vision.train.images import DataArguments, Images
 from hf_amp.vision.train.methods import METHOD_FIELDS, METHODS
-from hf_amp.vision.train.network import ModelArguments, build_model
+from hf_amp.vision.train.network import ModelArguments, build_model, check_batches, folder_fingerprint
 
 # They say where and how loudly a run works, or on which device, not what it computes.
 _NEUTRAL = {
@@ -46,6 +49,9 @@ _NEUTRAL = {
     "eval_accumulation_steps",
     "resume_from_checkpoint",
     "license",
+    # What is in them is covered by the fingerprints of images and labels.
+    "dataset_path",
+    "train_labels",
     "precision",  # `bf16` and `fp16` say what was chosen
 }
 _NEUTRAL_PREFIXES = ("logging_", "log_", "save_", "hub_", "push_to_hub", "dataloader_", "trackio_", "do_", "ddp_")
@@ -88,14 +94,28 @@ class Experiment:
         self.is_main = training.process_index == 0
         if problem := unconnected_processes(training):
             raise ValueError(problem)
+        self.fingerprints: dict[str, str] = {}
         check_output_dir(self.folder, self.settings())
         with training.main_process_first(desc="load the images"):
             self.images = Images(data) if images is None else images
-        # What cannot be built is refused before anything is written.
+        self.fingerprints = {f"{name} images": key for name, key in self.images.fingerprints.items()}
+        if Path(model.model).is_dir():
+            self.fingerprints["model folder"] = folder_fingerprint(Path(model.model))
+        check_output_dir(self.folder, self.settings())
+        # What cannot be built, or trained, is refused before anything is written.
+        check_batches(model, training, self.images)
         self.parameters = build_model(model, training, self.images).num_parameters()
 
     def run(self) -> dict[str, Any]:
-        """Train every seed that is not done yet and return the content of `results.json`."""
+        """Train every seed that is not done yet and return the content of `results.json`.
+
+        Raises:
+            BlockingIOError: another run writes to the same folder.
+        """
+        with own_folder(self.folder) if self.is_main else nullcontext():
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         if self.is_main:
             note_settings(self.folder, self.settings())
             if self.verbose:
@@ -123,16 +143,20 @@ class Experiment:
         return {
             "model": self.model.model,
             "model_args": self.model.config_overrides(),
-            **asdict(self.data),
+            **{name: value for name, value in asdict(self.data).items() if name not in _NEUTRAL},
             **training,
             **{name: plain_value(value) for name, value in self.training.strengths().items()},
             "processes": self.training.world_size,
+            **self.fingerprints,
         }
 
     def describe(self) -> str:
         """Return what will be done, in a few lines."""
         args, images = self.training, self.images
         noise = f", {self.data.label_noise:.0%} of the labels replaced" if self.data.label_noise else ""
+        if self.data.train_labels is not None:
+            differ = images.for_seed(args.seed, self.data, args).label_noise
+            noise = f" with labels of {differ['labels_of']}, {differ['changed'] / differ['of']:.1%} of which differ"
         held_out = f"{len(images.validation):,} validation" if images.validation is not None else "no validation"
         batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         best = "the validation images"
@@ -145,7 +169,7 @@ class Experiment:
                 f"Model    {self.model.model}, {self.parameters:,} parameters",
                 f"Data     {self.data.dataset}: {len(images.train):,} training{noise}, {held_out}, "
                 f"{len(images.test):,} test images; augmentation {self.data.augmentation}",
-                f"Training {self.length()}, batch {batch} on {args.world_size} process(es), seeds "
+                f"Training {args.length_in_words()}, batch {batch} on {args.world_size} process(es), seeds "
                 + " ".join(map(str, args.all_seeds)),
                 f"Passes   in {args.precision_in_words()}",
                 f"Saves    {self.saves()}",
@@ -154,12 +178,6 @@ class Experiment:
                 f"Output   {self.folder}",
             )
         )
-
-    def length(self) -> str:
-        """Return the length of the training in words."""
-        if self.training.max_steps > 0:
-            return f"{self.training.max_steps} steps"
-        return f"{self.training.epochs:g} epochs"
 
     def saves(self) -> str:
         """Return in words when checkpoints are written."""
@@ -201,7 +219,9 @@ class Experiment:
         self._draw(runs)
         newest = runs[-1]
         error, seconds = newest["test"]["last"]["error_rate"], newest["seconds"]
-        print(f"{self.folder.name}, seed {newest['seed']}: test error {error:.2%} after {seconds:.1f} s", flush=True)
+        noise = f", {self.data.label_noise:.0%} label noise" if self.data.label_noise else ""
+        name = f"{self.folder.name}{noise}, seed {newest['seed']}"
+        print(f"{name}: test error {error:.2%} after {seconds:.1f} s", flush=True)
 
     def _finished(self, seed: int) -> dict[str, Any] | None:
         """Return a seed's results if it is done; every process takes the main one's word, so that none waits."""
@@ -216,7 +236,7 @@ class Experiment:
         return found[0]
 
     def _draw(self, runs: list[dict[str, Any]]) -> None:
-        title = f"{METHODS[self.training.method].label}, {self.model.model}, {self.data.dataset}"
+        title = literal(f"{METHODS[self.training.method].label}, {self.model.model}, {self.data.dataset}")
         if self.data.label_noise:
             title += f", {self.data.label_noise:.0%} label noise"
         save_learning_curves(

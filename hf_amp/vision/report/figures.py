@@ -11,6 +11,11 @@ from matplotlib.figure import Figure
 from hf_amp.hub.learning_curves import save_png
 
 
+def literal(text: str) -> str:
+    """Return a text that figures show as it is: matplotlib takes what stands between two $ for a formula."""
+    return text.replace("$", r"\$")
+
+
 def save_comparison(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """Draw test error, NLL and calibration error of several methods as bars with standard errors.
 
@@ -41,10 +46,11 @@ def save_comparison(path: str | os.PathLike[str], rows: Sequence[Mapping[str, An
                 label=f"{noise:.0%} label noise",
             )
         middle = 0.4 - width / 2
-        axes.set_xticks([i + middle for i in range(len(labels))], labels, rotation=30, ha="right")
+        places = [i + middle for i in range(len(labels))]
+        axes.set_xticks(places, [literal(label) for label in labels], rotation=30, ha="right")
         axes.set_title(name)
     handles, names = figure.axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, names, loc="outside lower center", ncols=len(names))  # inside it would hide bars
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     save_png(figure, path)

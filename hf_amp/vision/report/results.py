@@ -6,14 +6,18 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from hf_amp.files import write_whole
 
 RESULTS_NAME = "results.json"
 SETTINGS_NAME = "settings.json"
+LOCK_NAME = ".run.lock"
 METRIC_NAMES = ("accuracy", "error_rate", "nll", "ece")
 
 
@@ -46,6 +50,27 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path} is not a JSON file ({error}); delete it to run that part again") from error
 
 
+@contextmanager
+def own_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other runs out of a folder meanwhile; one that was killed keeps nobody out.
+
+    Raises:
+        BlockingIOError: another run has it.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(folder) / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BlockingIOError(
+            f"`output_dir` {folder} is in use by another run; wait for it, or give another --output_dir"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def note_settings(output_dir: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
     """Write `settings` to `output_dir`, for `check_output_dir` of a later run."""
     write_json(Path(output_dir) / SETTINGS_NAME, settings)
@@ -62,10 +87,18 @@ def check_output_dir(output_dir: str | os.PathLike[str], settings: Mapping[str, 
 
     Raises:
         ValueError: the folder holds results of other settings, or ones that this command did not write.
+        OSError: it cannot be written to.
     """
+    _check_writable(Path(output_dir))
     path = Path(output_dir) / SETTINGS_NAME
     wanted = json.loads(json.dumps(_finite(dict(settings))))
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not a whole JSON file, so what made this folder is not known; remove the folder {output_dir}, "
+            "or give another --output_dir"
+        ) from error
     if found is None:
         if (Path(output_dir) / RESULTS_NAME).exists():
             raise ValueError(
@@ -80,6 +113,14 @@ def check_output_dir(output_dir: str | os.PathLike[str], settings: Mapping[str, 
             f"`output_dir` {output_dir} holds a run with other settings ({listed}); give another --output_dir, or "
             "the old settings to continue it"
         )
+
+
+def _check_writable(folder: Path) -> None:
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"`output_dir` {folder} cannot be a folder, since {there} is a file; give another one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"`output_dir` {folder} cannot be written to; give another one, or make {there} writable")
 
 
 def mean_and_standard_error(values: Sequence[float | None]) -> dict[str, float | int | None] | None:

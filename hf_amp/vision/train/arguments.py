@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from transformers.trainer_utils import SchedulerType
 
 from hf_amp.training_args import AMPTrainingArguments
 from hf_amp.vision.train.methods import METHODS
@@ -134,6 +135,10 @@ class ImageTrainingArguments(AMPTrainingArguments):
         name = "bf16" if self.bf16 else "fp16" if self.fp16 else "float32"
         return f"{name} ({self.precision_note})"
 
+    def length_in_words(self) -> str:
+        """Return how long is trained."""
+        return f"{self.max_steps} steps" if self.max_steps > 0 else f"{self.epochs:g} epochs"
+
     @property
     def all_seeds(self) -> list[int]:
         """The seeds to train with, in order."""
@@ -179,6 +184,16 @@ def _check_combinations(args: ImageTrainingArguments) -> None:
         raise ValueError(
             f"`warmup_steps`={args.warmup_steps} has no part in the step schedule; add --lr_schedule trainer"
         )
+    if args.lr_schedule == "step" and (args.lr_scheduler_type != SchedulerType.LINEAR or args.lr_scheduler_kwargs):
+        raise ValueError(
+            f"`lr_scheduler_type`={SchedulerType(args.lr_scheduler_type).value!r} has no part in the step schedule; "
+            "add --lr_schedule trainer"
+        )
+    if args.resume_from_checkpoint is not None:
+        raise ValueError(
+            "`resume_from_checkpoint` has no part here: the same command continues from the last checkpoint in its "
+            "output_dir by itself; leave it out"
+        )
     if args.label_smoothing_factor and METHODS[args.method].loss is not None:
         raise ValueError(
             f"`label_smoothing_factor`={args.label_smoothing_factor} cannot be combined with method "
@@ -192,9 +207,6 @@ def _check_combinations(args: ImageTrainingArguments) -> None:
         )
     if args.push_to_hub and len(args.seeds or [0]) > 1:
         raise ValueError(f"`push_to_hub` publishes one model, got seeds {args.seeds}; give one seed")
-
-
-_SGD_NUMBERS = ("momentum", "dampening")
 
 
 def choose_precision(args: ImageTrainingArguments) -> tuple[bool, bool, str]:
@@ -223,27 +235,3 @@ def bf16_pays(use_cpu: bool) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     elsewhere = torch.accelerator.is_available() and not use_cpu
     return not elsewhere and bool(torch.cpu.get_capabilities().get("amx_bf16"))
-
-
-def sgd_settings(args: ImageTrainingArguments) -> dict[str, Any]:
-    """Return the arguments of [`torch.optim.SGD`]: what `optim_args` says, or Nesterov momentum 0.9.
-
-    Raises:
-        ValueError: `optim_args` is not of the form `momentum=0.9,nesterov=True`.
-    """
-    settings: dict[str, Any] = {"lr": args.learning_rate}
-    for part in (args.optim_args or PROTOCOL["optim_args"]).replace(" ", "").split(","):
-        name, _, value = part.partition("=")
-        try:
-            if name == "nesterov" and value.lower() in ("true", "false"):
-                settings[name] = value.lower() == "true"
-            elif name in _SGD_NUMBERS:
-                settings[name] = float(value)
-            else:
-                raise ValueError(part)
-        except ValueError as error:
-            raise ValueError(
-                f"`optim_args` of sgd must look like momentum=0.9,dampening=0,nesterov=True, got {part!r} in "
-                f"{args.optim_args!r}; correct that part"
-            ) from error
-    return settings

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -53,6 +55,8 @@ class Settings:
         given = dict(self.given)
         if given.get("bf16") is False and not given.get("fp16"):  # switched off, which is not the same as left out
             given.setdefault("precision", "float32")
+        if given.keys() & {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"}:
+            given.setdefault("lr_schedule", "trainer")  # who names one means it
         own = [{f.name for f in fields(cls) if f.init} for cls in _CLASSES]
         made = [cls(**{k: v for k, v in given.items() if k in n}) for cls, n in zip(_CLASSES, own, strict=True)]
         model, data, training = made
@@ -119,6 +123,13 @@ def read_settings(
     options.recipe = given.pop("recipe", None)
     published = {} if options.recipe is None else recipe_settings(options.recipe)
     return Settings({**published, **given}), options
+
+
+def print_anywhere() -> None:
+    """Print a question mark for what a terminal's encoding does not know, such as ε or ±, and do not end there."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def typed(settings: Mapping[str, Any]) -> dict[str, Any]:

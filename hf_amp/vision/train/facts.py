@@ -12,9 +12,10 @@ from transformers.training_args import OptimizerNames
 from hf_amp.hub.card import CardFacts, Evaluation
 from hf_amp.hub.facts import NO_DEFENCE, figures_in, pipeline_code
 from hf_amp.vision.data.catalogue import known_dataset
-from hf_amp.vision.train.arguments import ImageTrainingArguments, sgd_settings
+from hf_amp.vision.train.arguments import ImageTrainingArguments
 from hf_amp.vision.train.images import DataArguments
 from hf_amp.vision.train.methods import METHODS
+from hf_amp.vision.train.recipes import sgd_settings
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def describe_data(data: DataArguments, tested_on: str, counts: Mapping[str, int]
         caveats.append("The images came from local files: whether they are the whole data set is not known.")
     if data.max_train_samples is not None:
         caveats.append(f"It was trained on a part of the data set, {counts['train']:,} images.")
+    if data.train_labels is not None:
+        caveats.append(f"The training labels are those of {Path(data.train_labels).name}, not the data set's own.")
     if data.label_noise:
         caveats.append(
             f"{data.label_noise:.0%} of the training labels were replaced at random on purpose, to study wrong labels."
@@ -150,7 +153,7 @@ def _evaluations(run: Mapping[str, Any], tested_on: str) -> list[Evaluation]:
 def _schedule(training: ImageTrainingArguments) -> dict[str, str]:
     said = {}
     if training.optim == OptimizerNames.SGD:
-        settings = sgd_settings(training)
+        settings = sgd_settings(training.learning_rate, training.optim_args)
         said["optimizer"] = "SGD, " + ", ".join(f"{name} = {value}" for name, value in settings.items())
     if training.lr_schedule == "step":
         said["learning rate"] = f"{training.learning_rate:g}, divided by 10 at 50 % and at 75 % of the training"

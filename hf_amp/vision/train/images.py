@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -14,10 +17,11 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hf_amp.vision.augment.collator import ImageCollator
 from hf_amp.vision.augment.plan import AUGMENTATIONS
 from hf_amp.vision.data.catalogue import known_dataset
-from hf_amp.vision.data.decoded import DecodedImages
+from hf_amp.vision.data.decoded import DecodedImages, check_alike
 from hf_amp.vision.data.labels import add_label_noise, labels_of
 from hf_amp.vision.data.load import load_image_dataset
 from hf_amp.vision.data.normalisation import make_image_processor, normalisation
+from hf_amp.vision.data.places import name_and_path
 from hf_amp.vision.train.arguments import ImageTrainingArguments
 
 
@@ -26,12 +30,14 @@ class DataArguments:
     """Which images, and what is done to them.
 
     Args:
-        dataset: `cifar10`, `cifar100`, `svhn`, `digits` or a Hub id.
-        dataset_path: local folder or parquet file with a data set of the same columns, read in place of
-            the Hub.
+        dataset: `cifar10`, `cifar100`, `svhn`, `digits`, a Hub id or a path; None: `cifar10`, or the name of
+            `dataset_path`. It is a name afterwards, never a path.
+        dataset_path: local folder or parquet file, read in place of the Hub.
         coarse_labels: CIFAR-100's 20 coarse labels in place of its 100 fine ones.
         extra: add SVHN's `extra` split to the training split.
         image_size: height and width to bring all images to; None: they must have one size.
+        image_mode: `grey` or `rgb` to make all images so; None: as they are, which must be alike in all splits.
+        train_labels: `FILE` or `FILE:COLUMN` with labels that others gave to the training images.
         validation_fraction: share of the training split held out, in [0, 1); 0: none.
         max_train_samples: keep that many training images, all classes alike; None: all.
         split_seed: seed of the held-out part and of the choice of `max_train_samples`.
@@ -40,7 +46,10 @@ class DataArguments:
             else `none`.
     """
 
-    dataset: str = field(default="cifar10", metadata={"help": "cifar10, cifar100, svhn, digits or a Hub id."})
+    dataset: str = field(
+        default="",
+        metadata={"help": "cifar10, cifar100, svhn, digits, a Hub id or a path; default: cifar10."},
+    )
     dataset_path: str | None = field(
         default=None, metadata={"help": "Local folder or parquet file of the data set, in place of the Hub."}
     )
@@ -48,6 +57,13 @@ class DataArguments:
     extra: bool = field(default=False, metadata={"help": "SVHN: train on the `extra` split as well."})
     image_size: int | None = field(
         default=None, metadata={"help": "Height and width to bring all images to; not needed if they have one size."}
+    )
+    image_mode: str | None = field(
+        default=None, metadata={"help": "Make all images so; default: as they are.", "choices": ("grey", "rgb")}
+    )
+    train_labels: str | None = field(
+        default=None,
+        metadata={"help": "FILE[:COLUMN] (parquet, csv, npy, pt): a label for each training image, in its order."},
     )
     validation_fraction: float = field(
         default=0.0, metadata={"help": "Share of the training split held out for validation, in [0, 1)."}
@@ -69,6 +85,14 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        if not self.dataset:
+            self.dataset = "cifar10" if self.dataset_path is None else os.path.abspath(self.dataset_path)
+            self.dataset, _ = name_and_path(self.dataset, None)
+        else:
+            self.dataset, path = name_and_path(self.dataset, self.dataset_path)
+            self.dataset_path = None if path is None else str(path)
+        if self.train_labels is not None and self.label_noise:
+            raise ValueError("`train_labels` and `label_noise` exclude each other; leave one of them out")
         for name, value in (
             ("label_noise", self.label_noise),
             ("validation_fraction", self.validation_fraction),
@@ -142,15 +166,23 @@ class Images:
             validation_fraction=data.validation_fraction,
             max_train_samples=data.max_train_samples,
             seed=data.split_seed,
+            train_labels=data.train_labels,
         )
         self.train: Dataset = splits["train"]
+        _check_claim(data, self.train)
         # Some data sets have no test split; what the tables then call test is their validation split.
         self.tested_on = "test" if "test" in splits else "validation"
-        self.test = DecodedImages(splits[self.tested_on], image_size=data.image_size)
+        look = {"image_size": data.image_size, "image_mode": data.image_mode}
+        self.test = DecodedImages(splits[self.tested_on], name=self.tested_on, **look)
         has_validation = "validation" in splits and self.tested_on == "test"
         validation = splits["validation"] if has_validation else None
-        self.validation = None if validation is None else DecodedImages(validation, image_size=data.image_size)
-        clean = DecodedImages(self.train, image_size=data.image_size)
+        self.validation = None if validation is None else DecodedImages(validation, name="validation", **look)
+        clean = DecodedImages(self.train, name="train", **look)
+        decoded = {"train": clean, self.tested_on: self.test}
+        if self.validation is not None:
+            decoded["validation"] = self.validation
+        check_alike(decoded)
+        self.fingerprints = {name: one.fingerprint() for name, one in decoded.items()}
         self.label_names = clean.label_names
         self.num_channels, height, width = clean.pixel_shape
         self.image_size = (height, width)
@@ -171,18 +203,30 @@ class Images:
             training: gives the method.
         """
         train = add_label_noise(self.train, data.label_noise, seed) if data.label_noise else self.train
-        changed = int((labels_of(self.train) != labels_of(train)).sum())
+        own = train["clean_label"][:] if "clean_label" in train.column_names else labels_of(train)
+        changed = int((np.asarray(own) != labels_of(train)).sum())
         collator = partial(ImageCollator, data.dataset, mean=self.mean, std=self.std)
         mixup_alpha = training.mixup_alpha if training.method == "mixup" else None
         return SeedData(
-            train=_on_device(DecodedImages(train, image_size=data.image_size), training),
+            train=_on_device(DecodedImages(train, image_size=data.image_size, image_mode=data.image_mode), training),
             validation=None if self.validation is None else _on_device(self.validation, training),
             test=_on_device(self.test, training),
             train_collator=collator(augmentation=str(data.augmentation), mixup_alpha=mixup_alpha, seed=seed),
             eval_collator=collator(augmentation="none", train=False),
             pixel_std=torch.tensor(self.std),
             image_processor=make_image_processor(data.dataset, self.image_size, mean=self.mean, std=self.std),
-            label_noise={"share": data.label_noise, "seed": seed, "changed": changed, "of": len(train)},
+            label_noise={"share": data.label_noise, "seed": seed, "changed": changed, "of": len(train)}
+            | ({} if data.train_labels is None else {"labels_of": Path(data.train_labels).name}),
+        )
+
+
+def _check_claim(data: DataArguments, train: Dataset) -> None:
+    """Refuse other data under the name of a known data set: it would be normalised, and called, as what it is not."""
+    known, classes = known_dataset(data.dataset), train.features["label"].num_classes
+    if known is not None and not data.coarse_labels and classes != known.classes:
+        raise ValueError(
+            f"`dataset` {data.dataset!r} has {known.classes} classes, and these images have {classes}; give another "
+            "name with --dataset, or leave it out"
         )
 
 

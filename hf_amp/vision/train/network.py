@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 
 from hf_amp.models import MODEL_NAMES, build_config
 from hf_amp.vision.train.arguments import ImageTrainingArguments
 from hf_amp.vision.train.images import Images
+from hf_amp.vision.train.methods import METHODS
 
 
 @dataclass
@@ -70,6 +72,14 @@ def build_model(model: ModelArguments, training: ImageTrainingArguments, images:
     Raises:
         ValueError: the name is not known, a config field does not exist, or the size does not fit.
     """
+    config = _config(model, training, images)
+    if model.model in MODEL_NAMES:
+        return _channels_last(AutoModelForImageClassification.from_config(config))
+    loaded = AutoModelForImageClassification.from_pretrained(model.model, config=config, ignore_mismatched_sizes=True)
+    return _channels_last(loaded)
+
+
+def _config(model: ModelArguments, training: ImageTrainingArguments, images: Images) -> PreTrainedConfig:
     overrides: dict[str, Any] = {
         "num_labels": len(images.label_names),
         "id2label": dict(enumerate(images.label_names)),
@@ -79,8 +89,7 @@ def build_model(model: ModelArguments, training: ImageTrainingArguments, images:
         overrides["dropout"] = training.dropout
     if model.model in MODEL_NAMES:
         own = {"num_channels": images.num_channels, "image_size": images.image_size[0]}
-        config = build_config(model.model, **{**own, **overrides, **model.config_overrides()})
-        return _channels_last(AutoModelForImageClassification.from_config(config))
+        return build_config(model.model, **{**own, **overrides, **model.config_overrides()})
     if not Path(model.model).is_dir() and "/" not in model.model:
         raise ValueError(
             f"`model` must be one of {', '.join(MODEL_NAMES)}, a Hub id (owner/name) or a folder, got "
@@ -93,13 +102,70 @@ def build_model(model: ModelArguments, training: ImageTrainingArguments, images:
         raise ValueError(
             f"`model` {model.model} has no config field {unknown[0]!r}; choose another method, or correct `model_args`"
         )
-    return _channels_last(
-        AutoModelForImageClassification.from_pretrained(
-            model.model, config=AutoConfig.from_pretrained(model.model, **overrides), ignore_mismatched_sizes=True
-        )
-    )
+    return AutoConfig.from_pretrained(model.model, **overrides)
 
 
 def _channels_last(model: PreTrainedModel) -> PreTrainedModel:
     """Return the network with its kernels stored channels last: the layout in which convolutions are fast."""
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def check_batches(model: ModelArguments, training: ImageTrainingArguments, images: Images) -> None:
+    """Refuse a training in which batch norm would meet a batch of one value per channel.
+
+    Raises:
+        ValueError: a pass has one image, and the network cannot train on one.
+    """
+    parts = [name for name, size in _smallest_passes(training, len(images.train)).items() if size == 1]
+    if not parts or _trains_on_one_image(model, training, images):
+        return
+    remedies = {
+        "the last batch of an epoch": "--dataloader_drop_last true, or another --per_device_train_batch_size",
+        "the ascent": f"a larger --amp_ascent_fraction than {training.amp_ascent_fraction}",
+    }
+    raise ValueError(
+        f"{parts[0]} has one image (`per_device_train_batch_size`={training.per_device_train_batch_size}, "
+        f"{len(images.train)} training images), and batch norm needs more than one value per channel; give "
+        f"{remedies[parts[0]]}"
+    )
+
+
+def _smallest_passes(training: ImageTrainingArguments, count: int) -> dict[str, int]:
+    """Return the number of images in the smallest micro-batch of each kind of pass, on one process."""
+    own, size = -(-count // training.world_size), training.train_batch_size
+    rest = 0 if training.dataloader_drop_last else own % size
+    smallest = {"the last batch of an epoch": rest or min(size, own)}
+    fraction = training.amp_ascent_fraction
+    perturbs = bool(training.amp_epsilon) and training.amp_inner_iter > 0 and training.method != "rmp"
+    if perturbs and fraction < 1 and "amp_ascent_fraction" in METHODS[training.method].fields:
+        whole = size * (1 if training.amp_scope == "micro_batch" else training.gradient_accumulation_steps)
+        last = own % whole if own % whole and not training.dataloader_drop_last else min(whole, own)
+        taken = [max(1, int(fraction * images + 0.5)) for images in (min(whole, own), last)]
+        smallest["the ascent"] = min(images % size or size for images in taken)
+    return smallest
+
+
+def _trains_on_one_image(model: ModelArguments, training: ImageTrainingArguments, images: Images) -> bool:
+    """Try it without numbers: on the device `meta` layers only check shapes."""
+    with torch.device("meta"):
+        network = AutoModelForImageClassification.from_config(_config(model, training, images)).train()
+        pixels = torch.empty(1, images.num_channels, *images.image_size)
+    try:
+        with torch.no_grad():
+            network(pixel_values=pixels)
+    except ValueError as error:
+        return "more than 1 value per channel" not in str(error)
+    except Exception:  # networks of the Hub may do what this device cannot: then the training will tell
+        return True
+    return True
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Return a key of the weights and the configuration in a model's folder."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted((*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("config.json"))):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

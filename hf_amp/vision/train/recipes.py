@@ -15,6 +15,7 @@ from typing import Any
 from hf_amp.vision.train.methods import METHODS
 
 DATASETS = ("svhn", "cifar10", "cifar100")
+_SGD_NUMBERS = ("momentum", "dampening")
 METHOD_ORDER = ("erm", "dropout", "label_smoothing", "flooding", "mixup", "adversarial", "rmp", "amp")
 
 PROTOCOL: dict[str, Any] = {
@@ -169,3 +170,27 @@ def recipe_list() -> str:
     """Return one line per recipe: its name and the figures that were published for it."""
     width = max(map(len, RECIPES))
     return "\n".join(f"{name:{width}}  {recipe.published}" for name, recipe in RECIPES.items())
+
+
+def sgd_settings(learning_rate: float, optim_args: str | None) -> dict[str, Any]:
+    """Return the arguments of [`torch.optim.SGD`]: what `optim_args` says, or Nesterov momentum 0.9.
+
+    Raises:
+        ValueError: `optim_args` is not of the form `momentum=0.9,nesterov=True`.
+    """
+    settings: dict[str, Any] = {"lr": learning_rate}
+    for part in (optim_args or PROTOCOL["optim_args"]).replace(" ", "").split(","):
+        name, _, value = part.partition("=")
+        try:
+            if name == "nesterov" and value.lower() in ("true", "false"):
+                settings[name] = value.lower() == "true"
+            elif name in _SGD_NUMBERS:
+                settings[name] = float(value)
+            else:
+                raise ValueError(part)
+        except ValueError as error:
+            raise ValueError(
+                f"`optim_args` of sgd must look like momentum=0.9,dampening=0,nesterov=True, got {part!r} in "
+                f"{optim_args!r}; correct that part"
+            ) from error
+    return settings

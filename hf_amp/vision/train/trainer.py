@@ -17,9 +17,10 @@ from hf_amp.compatibility import all_parameters, target_parameters
 from hf_amp.hub.card import CardFacts
 from hf_amp.perturbation import Perturbation
 from hf_amp.trainer import AMPTrainer
-from hf_amp.vision.train.arguments import ImageTrainingArguments, sgd_settings
+from hf_amp.vision.train.arguments import ImageTrainingArguments
 from hf_amp.vision.train.facts import DataDescription, image_facts
 from hf_amp.vision.train.methods import METHODS
+from hf_amp.vision.train.recipes import sgd_settings
 
 MILESTONES = (0.5, 0.75)
 DECAY_PER_MILESTONE = 0.1
@@ -56,7 +57,7 @@ class ImageTrainer(AMPTrainer):
         args: ImageTrainingArguments = kwargs["args"]
         if args.optim == OptimizerNames.SGD:
             # transformers 5.0 drops `optim_args` of SGD, momentum included.
-            kwargs["optimizer_cls_and_kwargs"] = (torch.optim.SGD, sgd_settings(args))
+            kwargs["optimizer_cls_and_kwargs"] = (torch.optim.SGD, sgd_settings(args.learning_rate, args.optim_args))
         super().__init__(**kwargs)
         self.eval_collator = eval_collator
         self.pixel_std = pixel_std
@@ -130,14 +131,14 @@ class ImageTrainer(AMPTrainer):
         return facts if self.data is None else image_facts(facts, self.data, self.args, self.results)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """Return the evaluation loader of the [`Trainer`], with the evaluation collator."""
-        if self.eval_collator is None:
-            return super().get_eval_dataloader(*args, **kwargs)
-        training_collator, self.data_collator = self.data_collator, self.eval_collator
+        """Return the evaluation loader of the [`Trainer`], with the evaluation collator, and of all images."""
+        training = self.data_collator, self.args.dataloader_drop_last
+        self.data_collator = self.eval_collator or self.data_collator
+        self.args.dataloader_drop_last = False  # it is meant for training; images that are tested on must not be lost
         try:
             return super().get_eval_dataloader(*args, **kwargs)
         finally:
-            self.data_collator = training_collator
+            self.data_collator, self.args.dataloader_drop_last = training
 
 
 class RMPTrainer(ImageTrainer):

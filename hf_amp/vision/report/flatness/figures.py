@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from hf_amp.hub.learning_curves import save_png
+from hf_amp.vision.report.figures import literal
 
 Models = Sequence[Mapping[str, Any]]
 
@@ -53,7 +54,7 @@ def save_perturbation(path: str | os.PathLike[str], models: Models) -> None:
             for model, colour in zip(models, _COLOURS, strict=False):
                 for split, (line, marker) in zip(_splits(models), _STYLES, strict=True):
                     values = np.atleast_2d(_array(model[kind][split][metric])) * factor
-                    label = f"{model['label']}, {split}"
+                    label = literal(f"{model['label']}, {split}")
                     _curve(panel, model[kind][sizes], values, color=colour, linestyle=line, marker=marker, label=label)
             panel.set_ylabel(name)
             panel.grid(alpha=0.3)
@@ -124,7 +125,7 @@ def _splits(models: Models) -> list[str]:
 
 def _name(model: Mapping[str, Any], split: str) -> str:
     """Return the title of a panel, in lines that are no wider than the panel."""
-    return textwrap.fill(f"{model['label']}, {split}", 34)
+    return textwrap.fill(literal(f"{model['label']}, {split}"), 34)
 
 
 def _array(values: Any) -> np.ndarray:

@@ -55,6 +55,7 @@ def load_splits(args: FlatnessArguments) -> dict[str, Dataset]:
         validation_fraction=args.validation_fraction,
         max_train_samples=args.max_train_samples,
         seed=args.split_seed,
+        train_labels=args.train_labels,
     )
     if args.label_noise:
         loaded["train"] = add_label_noise(loaded["train"], args.label_noise, args.label_noise_seed)
