@@ -1,9 +1,15 @@
 """Batches of one image are refused before training where batch norm cannot take them, and only there."""
 
+import copy
 import json
 
 import pytest
+import torch
 from commands import classify
+
+from hf_amp.vision.train.arguments import ImageTrainingArguments
+from hf_amp.vision.train.images import DataArguments, Images
+from hf_amp.vision.train.network import ModelArguments, build_model
 
 DEEP = json.dumps({"stem_size": 4, "hidden_sizes": [4, 4, 4, 4], "depths": [1, 1, 1, 1]})  # 8×8 digits end at 1×1
 SHALLOW = json.dumps({"stem_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1]})
@@ -40,3 +46,20 @@ def test_what_can_be_trained_is(tmp_path, network, flags):
     results = classify(tmp_path, *flags, base=base)
     wrong = 359 * results["runs"][0]["test"]["last"]["error_rate"]
     assert wrong == pytest.approx(round(wrong), abs=1e-6)  # of all 359 test images
+
+
+def test_channels_last_changes_neither_saved_files_nor_what_the_network_computes(tmp_path):
+    data = DataArguments(dataset="digits", max_train_samples=40)
+    args = ImageTrainingArguments(use_cpu=True, method="erm", precision="float32", output_dir=str(tmp_path))
+    network = build_model(ModelArguments(model_args=SHALLOW), args, Images(data)).eval()
+    kernels = [param for param in network.parameters() if param.dim() == 4]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    assert any(not kernel.is_contiguous() for kernel in kernels)
+    for name, model in (("last", network), ("first", plain)):
+        model.save_pretrained(tmp_path / name)
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("last", "first")]
+    assert files[0] == files[1]
+    pixels = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(network(pixels).logits, plain(pixels).logits)

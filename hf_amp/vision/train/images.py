@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -111,6 +111,19 @@ class DataArguments:
                 f"`augmentation` must be one of {', '.join(AUGMENTATIONS)}, got {self.augmentation!r}; choose one"
             )
 
+    def load(self) -> DatasetDict:
+        """Return the splits, without label noise."""
+        return load_image_dataset(
+            self.dataset,
+            path=self.dataset_path,
+            coarse_labels=self.coarse_labels,
+            extra=self.extra,
+            validation_fraction=self.validation_fraction,
+            max_train_samples=self.max_train_samples,
+            seed=self.split_seed,
+            train_labels=self.train_labels,
+        )
+
 
 @dataclass(frozen=True)
 class SeedData:
@@ -158,16 +171,7 @@ class Images:
     """
 
     def __init__(self, data: DataArguments) -> None:
-        splits = load_image_dataset(
-            data.dataset,
-            path=data.dataset_path,
-            coarse_labels=data.coarse_labels,
-            extra=data.extra,
-            validation_fraction=data.validation_fraction,
-            max_train_samples=data.max_train_samples,
-            seed=data.split_seed,
-            train_labels=data.train_labels,
-        )
+        splits = data.load()
         self.train: Dataset = splits["train"]
         _check_claim(data, self.train)
         # Some data sets have no test split; what the tables then call test is their validation split.

@@ -16,7 +16,6 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 import hf_amp.models  # noqa: F401 - registers them with the auto classes
 from hf_amp.vision.data.labels import add_label_noise, keep_samples
-from hf_amp.vision.data.load import load_image_dataset
 from hf_amp.vision.report.flatness.arguments import FlatnessArguments
 from hf_amp.vision.report.flatness.probe import Batches
 
@@ -47,16 +46,7 @@ def load_splits(args: FlatnessArguments) -> dict[str, Dataset]:
 
     A data set without a test split is tested on its validation split, as in the training command.
     """
-    loaded = load_image_dataset(
-        args.dataset,
-        path=args.dataset_path,
-        coarse_labels=args.coarse_labels,
-        extra=args.extra,
-        validation_fraction=args.validation_fraction,
-        max_train_samples=args.max_train_samples,
-        seed=args.split_seed,
-        train_labels=args.train_labels,
-    )
+    loaded = args.load()
     if args.label_noise:
         loaded["train"] = add_label_noise(loaded["train"], args.label_noise, args.label_noise_seed)
     names = ("train", "test" if "test" in loaded else "validation")
