@@ -410,6 +410,18 @@ def test_the_precision_is_chosen_for_the_device_and_said(tmp_path, monkeypatch, 
         classify(tmp_path / "both", "--bf16")
 
 
+def test_results_that_were_cut_off_are_named_with_a_remedy_that_works(tmp_path):
+    flags = ("--method", "erm", "--num_train_epochs", "1", "--seeds", "0", "1")
+    whole = classify(tmp_path, *flags)
+    cut = tmp_path / "seed_1" / "results.json"
+    cut.write_text(cut.read_text()[:50])
+    with pytest.raises(SystemExit, match=r"seed_1.results.json is not a JSON file .* delete it to run that part again"):
+        classify(tmp_path, *flags)
+    cut.unlink()
+    (tmp_path / "results.json").write_text("{")  # it is written anew from those of the seeds
+    assert without_clocks(classify(tmp_path, *flags)) == without_clocks(whole)
+
+
 @pytest.mark.slow
 def test_a_terminal_that_knows_no_greek_ends_nothing(tmp_path):
     command = [sys.executable, str(EXAMPLES / "image_classification.py"), *TINY, "--num_train_epochs", "1"]

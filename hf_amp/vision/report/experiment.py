@@ -102,7 +102,9 @@ class Experiment:
         if Path(model.model).is_dir():
             self.fingerprints["model folder"] = folder_fingerprint(Path(model.model))
         check_output_dir(self.folder, self.settings())
-        # What cannot be built, or trained, is refused before anything is written.
+        # What cannot be read, built or trained is refused before anything is written.
+        for seed in training.all_seeds:
+            read_json(self._seed_folder(seed) / RESULTS_NAME)
         check_batches(model, training, self.images)
         self.parameters = build_model(model, training, self.images).num_parameters()
 
