@@ -13,19 +13,20 @@ import argparse
 import gc
 import sys
 
+import datasets
 from accelerate import PartialState
 from transformers.utils import logging
 
-from hf_amp.vision.command_line import expand_config, given_names, known_names
-from hf_amp.vision.comparison import Comparison, Selection, Variant, comparison_table
-from hf_amp.vision.methods import METHODS
+from hf_amp.vision.report.comparison import Comparison, Selection, Variant
+from hf_amp.vision.report.results import comparison_table
+from hf_amp.vision.train.command_line import print_anywhere, read_settings
+from hf_amp.vision.train.methods import METHODS
 
 
 def own_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--config", help="YAML file with any of the flags; the command line overrides it.")
     parser.add_argument(
         "--methods", nargs="+", default=["erm", "amp"], help=f"Some of {', '.join(METHODS)}; also method:name=value,..."
     )
@@ -37,15 +38,15 @@ def own_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: list[str]) -> Comparison:
-    parser = own_parser()
-    words = expand_config(argv, known_names(vars(parser.parse_args([]))))
-    options, flags = parser.parse_known_args(words)
-    if "method" in given_names(flags):
+    settings, options = read_settings(argv, own_parser())
+    if options.recipe:
+        settings = settings.without("method")  # the recipe's; what else it says holds for all that are compared
+    if "method" in settings.given:
         raise ValueError("`--method` runs one method; write --methods erm amp")
     return Comparison(
         [Variant.parse(text) for text in options.methods],
         options.label_noise,
-        flags,
+        settings,
         options.output_dir,
         [Selection.parse(text) for text in options.select],
         options.select_seeds,
@@ -53,12 +54,17 @@ def parse(argv: list[str]) -> Comparison:
 
 
 def main(argv: list[str] | None = None) -> dict:
+    print_anywhere()
     logging.disable_progress_bar()  # a bar for every checkpoint that is written
+    datasets.disable_progress_bars()  # and for every step of loading the images
     try:
         comparison = parse(sys.argv[1:] if argv is None else argv)
-    except (ValueError, TypeError, OSError) as error:  # what the user can mend; later errors keep their traceback
+    except (ValueError, TypeError, OSError) as error:  # what the user can correct; later errors keep their traceback
         sys.exit(f"error: {error}")
-    content = comparison.run()
+    try:
+        content = comparison.run()
+    except BlockingIOError as error:  # another run has the folder
+        sys.exit(f"error: {error}")
     if comparison.is_main:
         for which in ("last", "best"):
             print(comparison_table(content["rows"], which), end="\n\n")

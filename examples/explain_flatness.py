@@ -7,27 +7,31 @@ For training and test images it draws the loss and the error against the size of
 filter-normalised directions and in the worst (AMP) direction of an epsilon-ball; the loss surface over two random
 directions; and reliability diagrams with the expected calibration error. Give the data flags of the training
 (--label_noise, --max_train_samples, --validation_fraction, ...), so that the training images are those it saw.
-Writes flatness_*.png and flatness.json to --output_dir (default: the first model's folder). The same command goes on
-where a stopped one ended; figures of other settings are replaced only with --overwrite.
+Writes flatness_*.png and flatness.json to --output_dir (default: the first model's folder). A command that was stopped
+continues when it is called again; figures of other settings are replaced only with --overwrite.
 """
 
 import sys
 
+import datasets
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from hf_amp.vision.flatness_arguments import FlatnessArguments
-from hf_amp.vision.flatness_report import FIGURES, FlatnessReport
+from hf_amp.vision.report.flatness.arguments import FlatnessArguments
+from hf_amp.vision.report.flatness.report import FIGURES, FlatnessReport
+from hf_amp.vision.train.command_line import print_anywhere
 
 
 def main(argv: list[str] | None = None) -> dict:
+    print_anywhere()
     logging.disable_progress_bar()  # a bar for every model that is loaded
+    datasets.disable_progress_bars()  # and for every step of loading the images
     parser = HfArgumentParser(FlatnessArguments, description=__doc__, allow_abbrev=False)
     parser.add_argument("models", nargs="+", help="Folder or Hub id of a trained model, and of a second one.")
     try:
         args, positional = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
         report = FlatnessReport(positional.models, args)
-    except (ValueError, TypeError, OSError) as error:  # what the user can mend; later errors keep their traceback
+    except (ValueError, TypeError, OSError) as error:  # what the user can correct; later errors keep their traceback
         sys.exit(f"error: {error}")
     content = report.run()
     for model in content["models"]:

@@ -68,6 +68,7 @@ _EQUALS = {
     torch.Tensor.__getitem__: _item,
     torch.Tensor.__setitem__: _set_item,
     torch.Tensor.__invert__: torch.logical_not,
+    torch.Tensor.contiguous: lambda tensor, memory_format: tensor.clone(memory_format=memory_format),
 }
 
 

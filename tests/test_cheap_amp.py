@@ -8,7 +8,8 @@ from commands import TINY, load_example
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from hf_amp.vision.seed_run import SeedRun
+from hf_amp.vision.report.run import SeedRun
+from hf_amp.vision.train.command_line import Settings, read_settings
 
 # transformers 5.0 warns when two checkpoints are written within a second, as only tests do.
 pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable")
@@ -93,7 +94,7 @@ def test_the_study_reports_errors_costs_and_passes_of_all_ways_and_goes_on_where
 def test_passes_count_the_images_of_the_ascent_and_the_steps_that_make_one(cheap):
     def of(*words, base=10):
         argv = ["--num_train_epochs", "10", "--per_device_train_batch_size", "50", "--use_cpu", *words]
-        return cheap.passes(cheap.parse_command_line(argv)[2], base)
+        return cheap.passes(read_settings(argv)[0].arguments()[2], base)
 
     assert of("--method", "erm") == 1
     assert of("--method", "erm", "--num_train_epochs", "20") == 2
@@ -169,9 +170,9 @@ def test_refusals_of_the_study_come_before_any_training(tmp_path, cheap, trained
 
 def test_other_steps_are_not_mixed_into_the_timing(tmp_path, cheap):
     ways = cheap.entries(2)[:1]
-    cheap.Timing(ways, FAST, tmp_path, steps=2, rounds=1).run()
+    cheap.Timing(ways, read_settings(FAST)[0], tmp_path, steps=2, rounds=1).run()
     with pytest.raises(ValueError, match=r"holds a run with other settings \(steps: 2 there, 3 now"):
-        cheap.Timing(ways, FAST, tmp_path, steps=3, rounds=1)
+        cheap.Timing(ways, read_settings(FAST)[0], tmp_path, steps=3, rounds=1)
 
 
 def test_the_radius_is_varied_for_each_length_and_drawn(tmp_path, choosing, trained, capsys):
@@ -195,11 +196,12 @@ def test_the_radius_is_varied_for_each_width_of_the_network(tmp_path, choosing, 
 
 
 def test_widths_need_sizes_to_scale(choosing):
-    wider = choosing.flags_of_width({"hidden_sizes": [4, 8], "depths": [1]}, 2)
-    assert wider == ["--model_args", '{"hidden_sizes": [8, 16], "depths": [1]}']
-    assert choosing.flags_of_width({}, 1) == []
+    settings = Settings({"seed": 1})
+    wider = choosing.of_width(settings, {"hidden_sizes": [4, 8], "depths": [1]}, 2)
+    assert wider.given == {"seed": 1, "model_args": {"hidden_sizes": [8, 16], "depths": [1]}}
+    assert choosing.of_width(settings, {}, 1) == settings
     with pytest.raises(ValueError, match=r"`widths` scales stem_size and hidden_sizes of --model_args, got \{\}; give"):
-        choosing.flags_of_width({}, 2)
+        choosing.of_width(settings, {}, 2)
 
 
 def test_a_line_has_a_point_for_each_radius_that_stayed_in_bounds_and_erm_is_dashed(choosing):

@@ -7,10 +7,10 @@ import statistics
 
 import pytest
 from commands import EXAMPLES, TINY_MODEL, load_example
-from test_image_classification import stop_at
+from test_report_experiment import stop_at
 from tiny_images import image_split, own_cache, write_parquet
 
-from hf_amp.vision.command_line import parse_command_line
+from hf_amp.vision.train.command_line import read_settings
 
 EVIDENCE = EXAMPLES / "evidence"
 COMPARISONS = ("digits", "cifar10_slice")
@@ -49,8 +49,8 @@ def test_comparisons_hold_the_six_methods_five_seeds_and_choose_their_radius_on_
 @pytest.mark.parametrize("name", STUDIES)
 def test_studies_are_read(name):
     benchmark, dataset, noise = STUDIES[name]
-    options, flags = load_example(f"benchmarks/{benchmark}").parse(["--config", str(EVIDENCE / f"{name}.yaml")])
-    _, data, training = parse_command_line([*flags, "--use_cpu"])
+    options, settings = load_example(f"benchmarks/{benchmark}").parse(["--config", str(EVIDENCE / f"{name}.yaml")])
+    _, data, training = settings.replaced(use_cpu=True).arguments()
     assert data.dataset == dataset
     assert training.output_dir.startswith(f"outputs/{dataset}_")
     assert options.output_dir == f"outputs/evidence/{name}"
@@ -75,14 +75,14 @@ def test_the_study_for_a_gpu_runs_in_bf16_when_shortened(tmp_path, monkeypatch, 
 def test_headline_is_the_published_protocol_with_a_larger_batch(name):
     # A GPU is not here: bf16 and the compiled graph are taken back, as a trial on a CPU does.
     words = ["--config", str(EVIDENCE / f"{name}.yaml"), "--bf16", "false", "--torch_compile", "false", "--use_cpu"]
-    model, data, training = parse_command_line(words)
-    recipe = EXAMPLES / "recipes" / f"cifar10_preactresnet18_{name.removeprefix('headline_')}.yaml"
-    published_model, published_data, published = parse_command_line(["--config", str(recipe), "--use_cpu"])
+    model, data, training = read_settings(words)[0].arguments()
+    recipe = f"cifar10_preactresnet18_{name.removeprefix('headline_')}"
+    published_model, published_data, published = read_settings(["--recipe", recipe, "--use_cpu"])[0].arguments()
     assert (model, data) == (published_model, published_data)
     assert training.strengths() == published.strengths()
     for name, factor in (("per_device_train_batch_size", 4), ("learning_rate", 2)):
         assert math.isclose(getattr(training, name), factor * getattr(published, name))
-    for same in ("method", "optim", "optim_args", "lr_schedule", "weight_decay", "max_grad_norm", "save_strategy"):
+    for same in ("method", "optim", "optim_args", "lr_schedule", "weight_decay", "max_grad_norm"):
         assert getattr(training, same) == getattr(published, same), same
 
 

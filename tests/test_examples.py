@@ -7,6 +7,11 @@ from difflib import unified_diff
 from pathlib import Path
 
 import pytest
+from commands import load_example
+from tiny_images import own_cache, write_folder
+from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
+
+from hf_amp.vision import make_image_processor
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FIGURES = ("erm_loss", "sharpness", "perturbation_norm", "skipped_ascents")
@@ -51,3 +56,38 @@ def test_example_runs_and_logs_the_figures_of_amp(script, words, tmp_path):
 )
 def test_each_feature_changes_one_thing(script, lines):
     assert changed_lines(script) == lines
+
+
+def save_classifier(folder):
+    """A tiny image classifier with 7 classes and its processor, as from the Hub."""
+    sizes = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
+    ResNetForImageClassification(ResNetConfig(num_labels=7, **sizes)).save_pretrained(folder)
+    make_image_processor("cifar10", 8).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT reads it
+@pytest.mark.parametrize("peft", [False, True])
+@pytest.mark.parametrize("splits", [("train", "test"), ("train",)])
+def test_any_classifier_is_fine_tuned_on_a_folder_of_images(tmp_path, monkeypatch, peft, splits):
+    own_cache(monkeypatch, tmp_path / "cache")
+    model = save_classifier(tmp_path / "model")
+    data = write_folder(tmp_path / "images", splits, ("cat", "dog"), per_class=10)
+    words = ["--dataset", str(data), "--model", model, "--use_cpu", "--max_steps", "2", "--report_to", "none"]
+    words += ["--output_dir", str(tmp_path / "out"), *(["--peft"] if peft else [])]
+    metrics = load_example("fine_tune").main([*words, *(["--hold_out", "0.2"] if splits == ("train",) else [])])
+    assert {"eval_accuracy", "eval_nll", "eval_ece"} <= set(metrics)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| `amp_epsilon` |" in card
+    if not peft:
+        assert str(tmp_path) not in card
+        loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+        assert loaded.config.id2label == {0: "cat", 1: "dog"}
+    else:
+        assert (tmp_path / "out" / "adapter_model.safetensors").stat().st_size > 0
+
+
+def test_a_data_set_that_is_not_there_is_one_line(tmp_path):
+    words = ["--dataset", str(tmp_path / "no"), "--model", "x", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=r"error: .*does not exist"):
+        load_example("fine_tune").main(words)

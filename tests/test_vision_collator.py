@@ -13,9 +13,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_amp.vision import DecodedImages, EpochCallback, ImageCollator, autoaugment, load_image_dataset, normalisation
-from hf_amp.vision import collator as collator_module
-from hf_amp.vision.augmentation import AUGMENTATIONS
+from hf_amp.vision import DecodedImages, EpochCallback, ImageCollator, load_image_dataset, normalisation
+from hf_amp.vision.augment import autoaugment
+from hf_amp.vision.augment import collator as collator_module
+from hf_amp.vision.augment.plan import AUGMENTATIONS
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
@@ -48,7 +49,7 @@ def test_without_augmentation_images_are_only_normalised(options):
     expected = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     assert batch.keys() == {"pixel_values", "labels"}
     assert batch["pixel_values"].dtype == torch.float32
-    assert batch["pixel_values"].is_contiguous()
+    assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(batch["pixel_values"].double(), expected, rtol=0, atol=2e-6)
     assert batch["labels"].tolist() == [i % 3 for i in range(12)]
 
@@ -334,7 +335,6 @@ def test_a_batch_of_images_on_a_gpu_is_made_there_without_a_wait(monkeypatch, au
     # The one thing that comes from the host, from pinned memory, which fake tensors cannot have.
     on_device = {"dtype": torch.int64, "device": CUDA}
     monkeypatch.setattr(DecodedImages, "place", lambda self, indices: torch.zeros(len(indices), **on_device))
-    autoaugment.published_policy("cifar10")  # imports kornia, which makes tensors then that must not be fake
     with fake_cuda():
         images._pixels = torch.zeros(images._pixels.shape, dtype=torch.uint8, device=CUDA)
         images.labels = torch.zeros(len(images), **on_device)
@@ -353,7 +353,7 @@ def test_a_batch_of_images_on_a_gpu_is_made_there_without_a_wait(monkeypatch, au
 def test_workers_cannot_use_a_gpu(monkeypatch):
     images = images_of()
     images.labels = images.labels.to("meta")
-    monkeypatch.setattr("hf_amp.vision.decoded.get_worker_info", lambda: object())
+    monkeypatch.setattr("hf_amp.vision.data.decoded.get_worker_info", lambda: object())
     with pytest.raises(RuntimeError, match="worker processes cannot use; set dataloader_num_workers=0"):
         batch_of(images, collator_of())
 

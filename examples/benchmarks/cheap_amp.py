@@ -29,10 +29,10 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from hf_amp.hub.learning_curves import save_png
-from hf_amp.vision.command_line import expand_config, known_names, parse_command_line
-from hf_amp.vision.comparison import Comparison, Selection, Variant
-from hf_amp.vision.experiment import Experiment
-from hf_amp.vision.results import (
+from hf_amp.hub.text.invocation import plain_value
+from hf_amp.vision.report.comparison import Comparison, Selection, Variant
+from hf_amp.vision.report.experiment import Experiment
+from hf_amp.vision.report.results import (
     check_output_dir,
     format_mean,
     mean_and_standard_error,
@@ -40,7 +40,8 @@ from hf_amp.vision.results import (
     read_json,
     write_json,
 )
-from hf_amp.vision.sources import Images
+from hf_amp.vision.train.command_line import read_settings, typed
+from hf_amp.vision.train.images import Images
 
 ERM, TWICE, AMP = "ERM", "ERM, twice the epochs", "AMP"
 JSON_NAME, FIGURE_NAME, TIMING_NAME = "cheap_amp.json", "cheap_amp.png", "timing.json"
@@ -69,6 +70,10 @@ class Entry:
     @property
     def variant(self):
         return Variant(self.method, self.settings)
+
+    def of(self, settings):
+        """The settings of a run this way."""
+        return settings.replaced(method=self.method, **typed(self.settings))
 
 
 def entries(epochs):
@@ -117,10 +122,11 @@ def passes(training, base_epochs):
 class Timing:
     """Seconds of short trainings of all ways, in turn; each finished round is kept in a file."""
 
-    def __init__(self, ways, flags, folder, steps, rounds):
-        self.ways, self.flags, self.folder, self.rounds = ways, list(flags), Path(folder), rounds
-        self.words = ["--max_steps", str(steps), "--eval_strategy", "no", "--save_strategy", "no"]
-        self.settings = {"flags": self.flags, "steps": steps, "ways": [way.label for way in ways]}
+    def __init__(self, ways, settings, folder, steps, rounds):
+        self.ways, self.folder, self.rounds = ways, Path(folder), rounds
+        self.short = settings.replaced(max_steps=steps, eval_strategy="no", save_strategy="no")
+        given = {name: plain_value(value) for name, value in settings.given.items()}
+        self.settings = {"given": given, "steps": steps, "ways": [way.label for way in ways]}
         self.images = None
         check_output_dir(self.folder, self.settings)
 
@@ -136,11 +142,8 @@ class Timing:
         return rounds[: self.rounds]
 
     def _seconds(self, way):
-        words = [*self.flags, *self.words, "--method", way.method]
-        for name, value in way.settings.items():
-            words += [f"--{name}", value]
         with tempfile.TemporaryDirectory() as folder:
-            model, data, training = parse_command_line([*words, "--output_dir", folder])
+            model, data, training = way.of(self.short).replaced(output_dir=folder).arguments()
             training.seeds = training.all_seeds[:1]
             if self.images is None:
                 self.images = Images(data)
@@ -307,7 +310,6 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--config", help="YAML file with any of the flags; the command line overrides it.")
     parser.add_argument("--label_noise", nargs="+", type=float, default=[0.0, 0.2], help="Shares of labels to replace.")
     parser.add_argument(
         "--select", nargs="+", default=[], help="amp_epsilon=value,value,...: each way chooses its own."
@@ -319,35 +321,33 @@ def parse(argv):
     parser.add_argument("--timing_steps", type=int, default=100, help="Steps of each timed training.")
     parser.add_argument("--timing_rounds", type=int, default=7, help="Timed trainings of each way.")
     parser.add_argument("--output_dir", default="outputs/cheap_amp", help="Where everything goes.")
-    words = expand_config(argv, known_names(vars(parser.parse_args([]))))
-    options, flags = parser.parse_known_args(words)
+    settings, options = read_settings(argv, parser)
     for name in ("timing_steps", "timing_rounds"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be >= 1, got {getattr(options, name)}; raise it")
-    return options, flags
+    return options, settings
 
 
 def main(argv=None):
     logging.disable_progress_bar()
     try:
-        options, flags = parse(sys.argv[1:] if argv is None else argv)
-        base_epochs = parse_command_line([*flags, "--method", "erm"])[2].num_train_epochs
+        options, settings = parse(sys.argv[1:] if argv is None else argv)
+        base_epochs = settings.replaced(method="erm").arguments()[2].num_train_epochs
         ways = chosen_ways(base_epochs, options.families)
         selections = [Selection.parse(text) for text in options.select]
         folder = Path(options.output_dir)
         comparison = Comparison(
-            [way.variant for way in ways], options.label_noise, flags, folder, selections, options.select_seeds
+            [way.variant for way in ways], options.label_noise, settings, folder, selections, options.select_seeds
         )
         timed = [way for way in ways if way.label != TWICE]
-        timing = Timing(timed, flags, folder / "timing", options.timing_steps, options.timing_rounds)
-    except (ValueError, TypeError, OSError) as error:  # what the user can mend; later errors keep their traceback
+        timing = Timing(timed, settings, folder / "timing", options.timing_steps, options.timing_rounds)
+    except (ValueError, TypeError, OSError) as error:  # what the user can correct; later errors keep their traceback
         sys.exit(f"error: {error}")
     rounds = timing.run()
     content = comparison.run()
 
     def training_of(way):
-        words = [word for name, value in way.settings.items() for word in (f"--{name}", value)]
-        return parse_command_line([*flags, "--method", way.method, *words])[2]
+        return way.of(settings).arguments()[2]
 
     rows = rows_of(ways, content, training_of, base_epochs, rounds)
     result = {**content, "timing": {"steps": options.timing_steps, "rounds": rounds}, "rows": rows}

@@ -8,7 +8,6 @@ line. Writes choosing_epsilon.png, and the figures behind it as choosing_epsilon
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from matplotlib.figure import Figure
 from transformers.utils import logging
 
 from hf_amp.hub.learning_curves import save_png
-from hf_amp.vision.command_line import expand_config, given_names, known_names, parse_command_line
-from hf_amp.vision.comparison import Comparison, Variant, comparison_table
-from hf_amp.vision.results import write_json
+from hf_amp.vision.report.comparison import Comparison, Variant
+from hf_amp.vision.report.results import comparison_table, write_json
+from hf_amp.vision.train.command_line import read_settings
 
 JSON_NAME, FIGURE_NAME = "choosing_epsilon.json", "choosing_epsilon.png"
 SIZES = ("stem_size", "hidden_sizes")  # config fields that a width scales
@@ -33,10 +32,10 @@ def variants(epsilons, lengths, usual):
             yield Variant("amp", {"amp_epsilon": f"{epsilon:g}", **length})
 
 
-def flags_of_width(model_args, width):
-    """What makes the layers of the network so many times as wide."""
+def of_width(settings, model_args, width):
+    """The settings with layers of the network so many times as wide."""
     if width == 1:
-        return []
+        return settings
     sizes = {name: model_args[name] for name in SIZES if name in model_args}
     if "hidden_sizes" not in sizes:
         raise ValueError(
@@ -46,7 +45,7 @@ def flags_of_width(model_args, width):
         name: [round(one * width) for one in size] if isinstance(size, list) else round(size * width)
         for name, size in sizes.items()
     }
-    return ["--model_args", json.dumps({**model_args, **wider})]
+    return settings.replaced(model_args={**model_args, **wider})
 
 
 def line_of(row, usual, widths):
@@ -93,42 +92,40 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--config", help="YAML file with any of the flags; the command line overrides it.")
     parser.add_argument("--label_noise", nargs="+", type=float, default=[0.0, 0.2], help="Shares of labels to replace.")
     parser.add_argument("--epsilons", nargs="+", type=float, default=[0.03, 0.1, 0.3, 1.0], help="Radii, > 0.")
     parser.add_argument("--lengths", nargs="+", type=float, help="Epochs; default: --num_train_epochs.")
     parser.add_argument("--widths", nargs="+", type=float, default=[1.0], help="Factors on the widths of the layers.")
     parser.add_argument("--output_dir", default="outputs/choosing_epsilon", help="Where everything goes.")
-    words = expand_config(argv, known_names(vars(parser.parse_args([]))))
-    options, flags = parser.parse_known_args(words)
-    if taken := given_names(flags) & {"method", "amp_epsilon"}:
+    settings, options = read_settings(argv, parser)
+    if taken := settings.given.keys() & {"method", "amp_epsilon"}:
         parser.error(f"--{min(taken)} is what is varied here; use --epsilons")
     if min(options.epsilons) <= 0:
         parser.error(f"--epsilons must be > 0, got {min(options.epsilons):g}; ERM, which has 0, is always there")
     if min(options.widths) <= 0:
         parser.error(f"--widths must be > 0, got {min(options.widths):g}; 1 is the network of --model_args")
-    return options, flags
+    return options, settings
 
 
 def main(argv=None):
     logging.disable_progress_bar()
     try:
-        options, flags = parse(sys.argv[1:] if argv is None else argv)
-        model, _, training = parse_command_line(flags)
+        options, settings = parse(sys.argv[1:] if argv is None else argv)
+        model, _, training = settings.arguments()
         usual, folder = training.num_train_epochs, Path(options.output_dir)
         tried = list(variants(sorted(options.epsilons), options.lengths or [usual], usual))
         comparisons = {}
         for width in options.widths:
-            wider = [*flags, *flags_of_width(model.config_overrides(), width)]
+            wider = of_width(settings, model.config_overrides(), width)
             comparisons[width] = Comparison(tried, options.label_noise, wider, folder / f"width{width:g}")
-    except (ValueError, TypeError, OSError) as error:  # what the user can mend; later errors keep their traceback
+    except (ValueError, TypeError, OSError) as error:  # what the user can correct; later errors keep their traceback
         sys.exit(f"error: {error}")
     rows, tables = [], []
     for width, comparison in comparisons.items():
         content = comparison.run()
         rows += [{**row, "width": width} for row in content["rows"]]
         tables.append(f"width × {width:g}\n\n{comparison_table(content['rows'])}\n")
-    content = {**content, "flags": flags, "rows": rows}
+    content = {**content, "rows": rows}
     write_json(folder / JSON_NAME, content)
     title = f"{content['dataset']}: last epoch, mean ± standard error"
     figure = figure_of(rows, title, lambda row: line_of(row, usual, options.widths))

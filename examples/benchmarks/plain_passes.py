@@ -20,7 +20,7 @@ from authors_amp import PlainTwoPassTrainer
 from step_cost import PlainLoop, TrainerRun, add_record, base_parser, build, quartiles
 from tqdm.auto import tqdm
 
-from hf_amp.vision.results import write_json
+from hf_amp.vision.report.results import write_json
 
 JSON_NAME = "plain_passes.json"
 AMP = "AMPTrainer N=1"

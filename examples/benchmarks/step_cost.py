@@ -48,7 +48,7 @@ from transformers import (
 )
 
 from hf_amp import AMPTrainer, AMPTrainingArguments
-from hf_amp.vision.results import read_json, write_json
+from hf_amp.vision.report.results import read_json, write_json
 
 CLASSES, IMAGE_SIZE, MICRO_BATCHES = 10, 32, 4
 JSON_NAME, FIGURE_NAME = "step_cost.json", "step_cost.png"

@@ -6,16 +6,17 @@ mean, std = normalisation("cifar10", train)                       # the paper's,
 collator = ImageCollator("cifar10", augmentation="cutout", mean=mean, std=std, seed=0)
 processor = make_image_processor("cifar10", 32, mean=mean, std=std)
 Trainer(train_dataset=train, data_collator=collator, callbacks=[EpochCallback()], ...)
+
+Four wings, of which each knows those before it only: `data`, `augment`, `train`, `report`.
 """
 
-from hf_amp.vision.augmentation import AUGMENTATIONS
-from hf_amp.vision.collator import ImageCollator
-from hf_amp.vision.datasets import load_image_dataset
-from hf_amp.vision.decoded import DecodedImages, ImageSelection
-from hf_amp.vision.epoch_callback import EpochCallback
-from hf_amp.vision.image_processor import make_image_processor
-from hf_amp.vision.normalisation import normalisation
-from hf_amp.vision.splits import add_label_noise
+from hf_amp.vision.augment.collator import ImageCollator
+from hf_amp.vision.augment.plan import AUGMENTATIONS
+from hf_amp.vision.data.decoded import DecodedImages, ImageSelection
+from hf_amp.vision.data.labels import add_label_noise
+from hf_amp.vision.data.load import load_image_dataset
+from hf_amp.vision.data.normalisation import make_image_processor, normalisation
+from hf_amp.vision.train.callbacks import EpochCallback
 
 __all__ = [
     "AUGMENTATIONS",

@@ -1,0 +1,1 @@
+"""How training images are changed: random crops, mirroring, Cutout, AutoAugment, MixUp, on whole batches."""

@@ -1,0 +1,1 @@
+"""One training: methods, recipes, arguments, network and Trainer."""

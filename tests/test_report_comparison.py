@@ -1,0 +1,190 @@
+"""The comparison runs what is missing, chooses on validation images only, and shows what came out."""
+
+import json
+
+import pytest
+from commands import EXAMPLES, TINY, compare
+
+from hf_amp.vision.report.comparison import Comparison, Selection, Variant
+from hf_amp.vision.report.results import comparison_table
+from hf_amp.vision.report.run import SeedRun
+from hf_amp.vision.train.command_line import Settings
+
+# transformers 5.0 warns when two checkpoints are written within a second, as only tests do.
+pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable")
+
+FLAGS = ("--methods", "erm", "amp:amp_epsilon=0.05", "--label_noise", "0", "0.2", "--seeds", "0", "1")
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The runs that are trained, in order: (folder's name, seed)."""
+    done = []
+    original = SeedRun.run
+
+    def counting(self):
+        done.append((self.folder.parent.name, self.seed))
+        return original(self)
+
+    monkeypatch.setattr(SeedRun, "run", counting)
+    return done
+
+
+def test_table_figure_and_file_of_a_comparison_that_was_stopped_and_continued(tmp_path, trained, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        counted = SeedRun.run
+
+        def stopping(self):
+            if len(trained) == 3:
+                raise KeyboardInterrupt
+            return counted(self)
+
+        patch.setattr(SeedRun, "run", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            compare(tmp_path, *FLAGS)
+    written = json.loads((tmp_path / "comparison.json").read_text())
+    assert (written["complete"], len(written["rows"])) == (False, 1)
+    first = list(trained)
+    assert first == [("erm", 0), ("erm", 1), ("amp_amp_epsilon=0.05", 0)]
+
+    content = compare(tmp_path, *FLAGS)
+    rest = trained[3:]
+    assert rest == [
+        ("amp_amp_epsilon=0.05", 1),
+        *(("erm", seed) for seed in (0, 1)),
+        *(("amp_amp_epsilon=0.05", seed) for seed in (0, 1)),
+    ]
+    written = json.loads((tmp_path / "comparison.json").read_text())
+    assert written["complete"]
+    assert written["rows"] == json.loads(json.dumps(content["rows"]))
+    keys = [(row["label"], row["label_noise"]) for row in written["rows"]]
+    amp = "AMP (amp_epsilon=0.05)"
+    assert keys == [("ERM", 0.0), (amp, 0.0), ("ERM", 0.2), (amp, 0.2)]
+    for row in written["rows"]:
+        errors = [test["last"]["error_rate"] for test in row["test"].values()]
+        assert row["summary"]["last"]["error_rate"]["mean"] == pytest.approx(sum(errors) / 2)
+        assert row["summary"]["sharpness"]["n"] == 2
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    out = capsys.readouterr().out
+    assert out.count("| 20% | ERM |") == 2  # last and best
+    assert "± " in out
+
+    before = len(trained)
+    compare(tmp_path, *FLAGS)
+    assert len(trained) == before
+
+
+def test_radius_is_chosen_on_the_validation_images_and_recorded(tmp_path, trained):
+    flags = ("--methods", "erm", "amp", "--select", "amp_epsilon=0.01,5", "--validation_fraction", "0.3")
+    content = compare(tmp_path, *flags, "--seeds", "0", "1")
+    erm, amp = content["rows"]
+    assert erm["selections"] == []
+    (record,) = amp["selections"]
+    assert (record["name"], record["seeds"]) == ("amp_epsilon", [0])
+    scores = {one["value"]: (one["validation_error_rate"], one["validation_nll"]) for one in record["candidates"]}
+    assert set(scores) == {"0.01", "5"}
+    assert record["chosen"] == min(scores, key=scores.get)
+    assert amp["settings"] == {"amp_epsilon": record["chosen"]}
+    # Each candidate with the choosing seed, then only the chosen one with the others.
+    chosen, other = (f"amp_amp_epsilon={v}" for v in sorted(scores, key=scores.get))
+    assert sorted(trained[2:]) == sorted([(chosen, 0), (other, 0), (chosen, 1)])
+    results = json.loads((tmp_path / "noise0" / chosen / "results.json").read_text())
+    assert results["settings"]["amp_epsilon"] == float(record["chosen"])
+    run = results["runs"][0]
+    assert scores[record["chosen"]][0] == run["validation"]["error_rate"]
+
+
+def test_a_candidate_that_diverges_is_not_chosen(tmp_path, monkeypatch):
+    original = SeedRun.run
+
+    def diverging(self):
+        result = original(self)
+        if "0.01" in self.folder.parent.name:
+            result["validation"] = dict.fromkeys(result["validation"], float("nan"))
+        return result
+
+    monkeypatch.setattr(SeedRun, "run", diverging)
+    flags = ("--methods", "amp", "--select", "amp_epsilon=0.01,0.02", "--validation_fraction", "0.3")
+    (row,) = compare(tmp_path, *flags, "--num_train_epochs", "1")["rows"]
+    assert row["selections"][0]["chosen"] == "0.02"
+
+
+def test_a_config_file_holds_flags_of_both_commands(tmp_path, trained):
+    path = tmp_path / "comparison.yaml"
+    path.write_text("methods: [erm, sam]\nlabel_noise: [0.2]\nnum_train_epochs: 1\nseeds: [5]\n")
+    words = [word for word in TINY if word not in ("--num_train_epochs", "2")]
+    content = compare(tmp_path / "out", "--config", str(path), base=words)
+    assert [(row["method"], row["label_noise"], row["seeds"]) for row in content["rows"]] == [
+        ("erm", 0.2, [5]),
+        ("sam", 0.2, [5]),
+    ]
+    assert trained == [("erm", 5), ("sam", 5)]
+
+
+def test_images_are_loaded_once_for_all_methods(tmp_path, monkeypatch):
+    import hf_amp.vision.train.images as sources
+
+    calls = []
+    original = sources.load_image_dataset
+    monkeypatch.setattr(
+        sources, "load_image_dataset", lambda *args, **kwargs: calls.append(args) or original(*args, **kwargs)
+    )
+    compare(tmp_path, "--methods", "erm", "rmp", "--label_noise", "0", "0.2", "--num_train_epochs", "1")
+    assert len(calls) == 1
+
+
+def test_variants():
+    plain, own = Variant.parse("erm"), Variant.parse("amp:amp_epsilon=0.3,amp_every=2")
+    assert (plain.label, plain.folder) == ("ERM", "erm")
+    assert own.settings == {"amp_epsilon": "0.3", "amp_every": "2"}
+    assert own.label == "AMP (amp_epsilon=0.3, amp_every=2)"
+    assert own.folder == "amp_amp_epsilon=0.3_amp_every=2"
+    selection = Selection.parse("amp_epsilon=0.1,0.2")
+    assert selection.applies_to(Variant.parse("sam"))
+    assert not selection.applies_to(plain)
+    assert not selection.applies_to(own)  # it has its own
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--methods", "emr"), "`methods` must name some of erm, amp, .* got 'emr'"),
+        (("--methods", "amp:amp_epsilon"), "`methods` must look like amp:amp_epsilon=0.1"),
+        (("--methods", "erm", "erm"), "`methods` must not repeat itself"),
+        (("--label_noise", "0.2", "0.2"), "`label_noise` must not repeat itself"),
+        (("--label_noise", "2"), r"`label_noise` must be in \[0, 1\), got 2"),
+        (("--select", "epsilon=1,2"), "`select` must name one of .*amp_epsilon.* got 'epsilon'"),
+        (("--select", "amp_epsilon=1"), "`select` must give at least two values"),
+        (("--select", "amp_epsilon=1,2"), "`select` chooses on validation images, but there are none"),
+        (("--method", "erm"), "`--method` runs one method; write --methods erm amp"),
+        (("--methods", "amp:amp_epsilon=-1"), "`amp_epsilon` must be .*>= 0, got -1"),
+        (("--amp_epsilom", "1"), "'--amp_epsilom' is not a flag; did you mean `amp_epsilon`"),
+    ],
+)
+def test_refusals_come_before_any_training(tmp_path, trained, flags, message):
+    with pytest.raises(SystemExit, match=f"error: {message}"):
+        compare(tmp_path / "out", *flags)
+    assert trained == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_compare_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`methods` must hold at least one value, got none"):
+        Comparison([], [0.0], Settings({}), tmp_path)
+
+
+def test_table_shows_a_dash_where_there_is_no_best():
+    value = {"mean": 0.1, "standard_error": 0.01, "n": 2}
+    metrics = dict.fromkeys(("error_rate", "nll", "ece"), value)
+    summary = {"last": metrics, "best": dict.fromkeys(metrics), "sharpness": value, "seconds": value}
+    row = {"label": "ERM", "label_noise": 0.0, "selections": [], "summary": summary}
+    assert comparison_table([row]).splitlines()[2].startswith("| 0% | ERM | – | 10.00 ± 1.00 | 0.100 ± 0.010 |")
+    assert comparison_table([row], "best").splitlines()[2].startswith("| 0% | ERM | – | – | – | – |")
+
+
+def test_the_committed_comparison_on_digits_runs_when_shortened(tmp_path):
+    short = ("--num_train_epochs", "1", "--max_train_samples", "60", "--seeds", "0", "--use_cpu")
+    content = compare(tmp_path, "--config", str(EXAMPLES / "digits.yaml"), *short, base=())
+    assert [(row["method"], row["label_noise"]) for row in content["rows"]] == [
+        (method, noise) for noise in (0.0, 0.2) for method in ("erm", "amp")
+    ]

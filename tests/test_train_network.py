@@ -1,0 +1,65 @@
+"""Batches of one image are refused before training where batch norm cannot take them, and only there."""
+
+import copy
+import json
+
+import pytest
+import torch
+from commands import classify
+
+from hf_amp.vision.train.arguments import ImageTrainingArguments
+from hf_amp.vision.train.images import DataArguments, Images
+from hf_amp.vision.train.network import ModelArguments, build_model
+
+DEEP = json.dumps({"stem_size": 4, "hidden_sizes": [4, 4, 4, 4], "depths": [1, 1, 1, 1]})  # 8×8 digits end at 1×1
+SHALLOW = json.dumps({"stem_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1]})
+FLAGS = ("--use_cpu", "--dataset", "digits", "--num_train_epochs", "1", "--eval_strategy", "no")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--max_train_samples", "21", "--per_device_train_batch_size", "20"),
+         "the last batch of an epoch has one image .* give --dataloader_drop_last true"),
+        (("--max_train_samples", "40", "--per_device_train_batch_size", "20", "--amp_ascent_fraction", "0.06"),
+         "the ascent has one image .* give a larger --amp_ascent_fraction than 0.06"),
+        (("--max_train_samples", "40", "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "5",
+          "--amp_ascent_fraction", "0.25"), "the ascent has one image"),
+    ],
+)  # fmt: skip
+def test_a_pass_of_one_image_is_refused_before_anything_is_written(tmp_path, flags, message):
+    with pytest.raises(SystemExit, match=message):
+        classify(tmp_path / "out", *flags, base=(*FLAGS, "--model_args", DEEP))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "flags"),
+    [
+        (SHALLOW, ("--max_train_samples", "21")),  # its last stage has 4×4 values per channel
+        (DEEP, ("--max_train_samples", "21", "--dataloader_drop_last", "true")),
+        (DEEP, ("--max_train_samples", "21", "--method", "erm", "--per_device_train_batch_size", "21")),
+    ],
+)
+def test_what_can_be_trained_is(tmp_path, network, flags):
+    base = (*FLAGS, "--model_args", network, "--per_device_train_batch_size", "20")
+    results = classify(tmp_path, *flags, base=base)
+    wrong = 359 * results["runs"][0]["test"]["last"]["error_rate"]
+    assert wrong == pytest.approx(round(wrong), abs=1e-6)  # of all 359 test images
+
+
+def test_channels_last_changes_neither_saved_files_nor_what_the_network_computes(tmp_path):
+    data = DataArguments(dataset="digits", max_train_samples=40)
+    args = ImageTrainingArguments(use_cpu=True, method="erm", precision="float32", output_dir=str(tmp_path))
+    network = build_model(ModelArguments(model_args=SHALLOW), args, Images(data)).eval()
+    kernels = [param for param in network.parameters() if param.dim() == 4]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    assert any(not kernel.is_contiguous() for kernel in kernels)
+    for name, model in (("last", network), ("first", plain)):
+        model.save_pretrained(tmp_path / name)
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("last", "first")]
+    assert files[0] == files[1]
+    pixels = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(network(pixels).logits, plain(pixels).logits)
