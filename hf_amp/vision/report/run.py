@@ -61,7 +61,7 @@ class SeedRun:
         seed: of the batches, dropout and random perturbations.
         described: the data in words, for the model card.
         verbose: print a line per epoch.
-        make_trainer: makes the Trainer; None: [`make_image_trainer`].
+        make_trainer: makes the Trainer; None: `make_image_trainer`.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class SeedRun:
 def last_whole_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint in `folder` that was written to its end, None if there is none.
 
-    The [`Trainer`] writes `trainer_state.json` last, so a checkpoint that was cut off lacks it or has a
+    The `Trainer` writes `trainer_state.json` last, so a checkpoint that was cut off lacks it or has a
     part of it.
     """
     steps = sorted((_step_of(path) or 0, path) for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
