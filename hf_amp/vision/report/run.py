@@ -24,7 +24,6 @@ from hf_amp.vision.train.trainer import ImageTrainer, trainer_class
 
 _SHARPNESS_IMAGES = 1000
 
-
 MakeTrainer = Callable[[PreTrainedModel, ImageTrainingArguments, SeedData, DataDescription], ImageTrainer]
 
 
@@ -115,10 +114,10 @@ class SeedRun:
             "curves": points,
         }
         if trainer.is_world_process_zero():
-            write_json(self.folder / RESULTS_NAME, results)
             trainer.results = results
             trainer.create_model_card()
             write_json(self.folder / FACTS_NAME, trainer.card_facts().to_json())
+            write_json(self.folder / RESULTS_NAME, results)  # last: where it is, the seed is done
         return results
 
     def publish(self) -> None:
