@@ -408,7 +408,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-classifier = pipeline("image-classification", model="tester/tiny", trust_remote_code=True, top_k=3)
+classifier = pipeline("image-classification", model="tester/tiny", trust_remote_code=True, top_k=10)
 best = AutoModelForImageClassification.from_pretrained("tester/tiny", subfolder="best", trust_remote_code=True)
 told = {"best": type(best).__name__, "answers": []}
 for path in sys.argv[1:]:
@@ -420,8 +420,8 @@ print(json.dumps(told))
 @pytest.mark.slow
 def test_image_pipeline_trains_from_the_hub_and_a_stranger_classifies_raw_images(hub, tmp_path):
     splits = {
-        "train": image_split(30, classes=3, image="img", size=(32, 32)),
-        "test": image_split(12, classes=3, image="img", size=(32, 32), seed=1),
+        "train": image_split(30, classes=10, image="img", size=(32, 32)),
+        "test": image_split(12, classes=10, image="img", size=(32, 32), seed=1),
     }
     written = write_parquet(tmp_path / "plain_text", **splits)
     files = {f"plain_text/{path.name}": path.read_bytes() for path in written.iterdir()}
@@ -430,7 +430,7 @@ def test_image_pipeline_trains_from_the_hub_and_a_stranger_classifies_raw_images
     home = tmp_path / "author"
     flags = ["--dataset", "cifar10", "--model_args", small, "--num_train_epochs", "2", "--use_cpu", "--license", "mit"]
     flags += ["--per_device_train_batch_size", "10", "--amp_epsilon", "0.05", "--output_dir", "out", "--push_to_hub"]
-    flags += ["--hub_model_id", "tester/tiny", "--hub_strategy", "every_save", "--learning_rate", "0.01"]
+    flags += ["--hub_model_id", "tester/tiny", "--hub_strategy", "every_save", "--save_strategy", "epoch"]
     flags += ["--hub_token", WRITE_TOKEN, "--hub_always_push"]
     done = run_client(hub, home, IMAGES, EXAMPLES / "image_classification.py", *flags)
     assert done.returncode == 0, done.stderr[-5000:]

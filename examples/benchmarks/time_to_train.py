@@ -6,7 +6,7 @@
 Two ways, each with ERM and AMP, in turn in each of several rounds of one run:
   old   float32, channels first, PIL's transforms image by image in the loader's worker processes
   new   what examples/image_classification.py does unasked: batches augmented as tensors, channels last, bf16 where the
-        device computes with it; --torch_compile and all its other flags work here, too
+        device computes with it; all its other flags work here, too (--torch_compile counts its compilation)
 Reports seconds of an epoch of the whole training split (scaled up where --max_train_samples cuts it), images per
 second, and the share of the time that is neither forward nor backward. Writes time_to_train.json to output_dir.
 """

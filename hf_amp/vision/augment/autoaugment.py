@@ -77,7 +77,7 @@ class PolicyPlan:
     """The operations that are applied to each image, one after the other.
 
     Args:
-        kinds: (batch, 2) int64, [`Kind`] of each; IDENTITY where it was not drawn.
+        kinds: (batch, 2) int64, `Kind` of each; IDENTITY where it was not drawn.
         values: (batch, 2) float64, what the kind takes: a shear, pixels, degrees, a factor, bits or a threshold.
     """
 

@@ -1,4 +1,4 @@
-"""Turn images of [`DecodedImages`] into the batch that a model takes: augmented, normalised, perhaps mixed."""
+"""Turn images of `DecodedImages` into the batch that a model takes: augmented, normalised, perhaps mixed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ImageCollator:
     number of workers or processes, however the batch is split into micro-batches, and after a resume.
 
     Args:
-        dataset_name: chooses the changes ([`changes_for`]) and, without `mean` and `std`, the normalisation.
+        dataset_name: chooses the changes (`changes_for`) and, without `mean` and `std`, the normalisation.
         augmentation: `"vanilla"` (crop and flip), `"cutout"` (vanilla, then Cutout), `"autoaugment"` (vanilla,
             AutoAugment, Cutout) or `"none"`.
         mean: per channel, for pixels in [0, 1].
@@ -73,7 +73,7 @@ class ImageCollator:
         """Return the batch of some images.
 
         Args:
-            selections: items of one [`DecodedImages`].
+            selections: items of one `DecodedImages`.
 
         Returns:
             `pixel_values` (batch, channels, height, width) float32, normalised, and `labels`, (batch,) int64, or

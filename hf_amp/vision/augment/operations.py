@@ -42,7 +42,7 @@ def apply_operation(pixels: Tensor, kinds: Tensor, values: Tensor) -> Tensor:
 
     Args:
         pixels: (batch, channels, height, width) uint8.
-        kinds: (batch,) int64, [`Kind`].
+        kinds: (batch,) int64, `Kind`.
         values: (batch,) float64: shear; pixels to translate by; degrees against the clock; factor of an enhancement;
             bits to keep; threshold from which solarize inverts. Ignored by the other kinds.
 

@@ -1,6 +1,6 @@
 """The same changes as the batched ones, image by image with PIL, as the paper's code makes them: slow, and the judge.
 
-They carry out the same [`Plan`], so both paths give the same images but for roundings.
+They carry out the same `Plan`, so both paths give the same images but for roundings.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What each image of a batch is changed by, drawn for whole batches; and the changes, made on whole batches.
 
-A [`Plan`] holds one number per image for every change. The batched functions here, and the per-image ones of
+A `Plan` holds one number per image for every change. The batched functions here, and the per-image ones of
 `hf_amp.vision.augment.pil`, carry out the same plan.
 
 Settings: Zheng, Zhang, Mao, *Regularizing Neural Networks via Adversarial Model Perturbation*, CVPR 2021, and its

@@ -28,9 +28,9 @@ _BANDS = {"grey": 1, "rgb": 3}
 
 @dataclass(frozen=True)
 class ImageSelection:
-    """Some images of a data set on their way to [`ImageCollator`]: not the pixels, but where they are.
+    """Some images of a data set on their way to `ImageCollator`: not the pixels, but where they are.
 
-    It is no mapping, so `remove_unused_columns` of the [`Trainer`] leaves it alone, and it never leaves the process
+    It is no mapping, so `remove_unused_columns` of the `Trainer` leaves it alone, and it never leaves the process
     that reads it.
 
     Args:
@@ -45,14 +45,14 @@ class ImageSelection:
 class DecodedImages(Dataset[ImageSelection]):
     """A map-style data set over one uint8 tensor of pixels.
 
-    Images are decoded at the first use and kept on disk (see [`decoded_pixels`]), so the next run only maps a file.
+    Images are decoded at the first use and kept on disk (see `decoded_pixels`), so the next run only maps a file.
     Too many for memory: images are read and decoded batch by batch, and a warning says so.
 
     `to("cuda")` moves pixels and labels; batches are then made on the GPU, with `dataloader_num_workers=0` and
     `dataloader_pin_memory=False`.
 
     Args:
-        split: with columns `image` and `label`, as [`load_image_dataset`] returns it.
+        split: with columns `image` and `label`, as `load_image_dataset` returns it.
         cache_dir: folder for the decoded pixels; None: `hf_amp` in the cache folder of `datasets`.
         image_size: height and width to bring all images to, bilinearly; one number for squares; None: all images
             must have one size.
@@ -130,7 +130,7 @@ class DecodedImages(Dataset[ImageSelection]):
 
     @property
     def epoch(self) -> int | None:
-        """The epoch that batches are made for, None before [`set_epoch`]."""
+        """The epoch that batches are made for, None before `set_epoch`."""
         epoch = int(self._epoch)
         return None if epoch == _UNKNOWN_EPOCH else epoch
 

@@ -129,7 +129,7 @@ def with_labels_of(split: Dataset, file: str) -> Dataset:
 
     Args:
         split: with a column `label` of type `ClassLabel`.
-        file: `FILE` or `FILE:COLUMN`, see [`read_labels`]: one label for each row, in the same order; numbers or names
+        file: `FILE` or `FILE:COLUMN`, see `read_labels`: one label for each row, in the same order; numbers or names
             of the classes.
 
     Raises:

@@ -45,8 +45,8 @@ def load_image_dataset(
             which are then in `clean_label`; what is held out as `validation` keeps its own.
 
     Returns:
-        `train`, `test` and, if there is one, `validation`, with columns `image` ([`datasets.Image`]) and `label`
-        ([`datasets.ClassLabel`] with the label names). A data set without test split comes without `test`, with a
+        `train`, `test` and, if there is one, `validation`, with columns `image` (`datasets.Image`) and `label`
+        (`datasets.ClassLabel` with the label names). A data set without test split comes without `test`, with a
         warning: its `validation` is then what can be evaluated on.
 
     Raises:

@@ -62,7 +62,7 @@ def measure(images: DecodedImages) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 class GreyImageProcessorConfig(PreTrainedConfig):
-    """The key under which transformers knows [`GreyImageProcessor`]: its table of classes has only such keys."""
+    """The key under which transformers knows `GreyImageProcessor`: its table of classes has only such keys."""
 
     model_type = "hf-amp-grey-images"
 
@@ -77,10 +77,10 @@ def make_image_processor(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> BaseImageProcessor:
-    """Return an image processor that needs no torchvision and normalises as [`ImageCollator`] does.
+    """Return an image processor that needs no torchvision and normalises as `ImageCollator` does.
 
-    Saved beside a model, it is loaded by [`AutoImageProcessor`] and by pipelines: for images in colour it is the one of
-    ViT, for grey ones [`GreyImageProcessor`], which is saved with its code (`trust_remote_code=True` loads it where
+    Saved beside a model, it is loaded by `AutoImageProcessor` and by pipelines: for images in colour it is the one of
+    ViT, for grey ones `GreyImageProcessor`, which is saved with its code (`trust_remote_code=True` loads it where
     `hf_amp` is not imported).
 
     Args:

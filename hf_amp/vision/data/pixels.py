@@ -167,7 +167,7 @@ def decoded_pixels(
 def fingerprint(split: Dataset, shape: tuple[int, ...]) -> str:
     """Return a key of the encoded images, in their order, and of the shape that they are decoded to.
 
-    Not the fingerprint that [`datasets.Dataset`] keeps: that one changes with the labels as well (label noise would
+    Not the fingerprint that `datasets.Dataset` keeps: that one changes with the labels as well (label noise would
     decode and store everything anew for each seed), and is random for data made in memory.
     """
     digest = hashlib.blake2b(f"{_FORMAT}{shape}{split.features['image']}".encode(), digest_size=16)

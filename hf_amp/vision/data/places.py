@@ -47,7 +47,7 @@ def from_hub(hub_id: str, config: str | None) -> DatasetDict:
     Raises:
         FileNotFoundError: there is no such data set, or none that may be read.
         ConnectionError: the Hub cannot be reached and the data set is not in the cache.
-        ValueError: `datasets` refuses it, for example since it has several configurations, or a file is spoiled.
+        ValueError: `datasets` refuses it, for example since it has several configurations, or a file is damaged.
     """
     try:
         found = load_dataset(hub_id, config)

@@ -27,7 +27,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     Returns:
         `accuracy`, the share of images whose largest logit is that of the label (of equals the first counts);
         `error_rate`, 1 − accuracy; `nll`, the mean of −log softmax(logits)[label] in nats; `ece`, see
-        [`calibration_error`].
+        `calibration_error`.
 
     Raises:
         ValueError: shapes or labels do not fit.
@@ -79,7 +79,7 @@ def reliability_bins(
 ) -> list[dict[str, float | int | None]]:
     """Sort images by confidence max softmax(logits) into bins of equal width, (0, 1/15], (1/15, 2/15], …
 
-    The mean of |accuracy − confidence|, weighted with `count`, is [`calibration_error`].
+    The mean of |accuracy − confidence|, weighted with `count`, is `calibration_error`.
 
     Args:
         logits: (images, classes) float, before softmax.
@@ -108,9 +108,9 @@ def reliability_bins(
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Return the metrics of a [`Trainer`] evaluation.
+    """Return the metrics of a `Trainer` evaluation.
 
-    Pass it as `compute_metrics=`, with [`keep_logits`] as `preprocess_logits_for_metrics=`.
+    Pass it as `compute_metrics=`, with `keep_logits` as `preprocess_logits_for_metrics=`.
     """
     return classification_metrics(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
 
@@ -120,7 +120,7 @@ def keep_logits(outputs: Any, labels: torch.Tensor) -> torch.Tensor:  # noqa: AR
 
     Args:
         outputs: logits of shape (images, classes), or a tuple that begins with them.
-        labels: not used; the [`Trainer`] passes them.
+        labels: not used; the `Trainer` passes them.
     """
     return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
 

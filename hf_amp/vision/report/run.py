@@ -24,7 +24,6 @@ from hf_amp.vision.train.trainer import ImageTrainer, trainer_class
 
 _SHARPNESS_IMAGES = 1000
 
-
 MakeTrainer = Callable[[PreTrainedModel, ImageTrainingArguments, SeedData, DataDescription], ImageTrainer]
 
 
@@ -61,7 +60,7 @@ class SeedRun:
         seed: of the batches, dropout and random perturbations.
         described: the data in words, for the model card.
         verbose: print a line per epoch.
-        make_trainer: makes the Trainer; None: [`make_image_trainer`].
+        make_trainer: makes the Trainer; None: `make_image_trainer`.
     """
 
     def __init__(
@@ -115,10 +114,10 @@ class SeedRun:
             "curves": points,
         }
         if trainer.is_world_process_zero():
-            write_json(self.folder / RESULTS_NAME, results)
             trainer.results = results
             trainer.create_model_card()
             write_json(self.folder / FACTS_NAME, trainer.card_facts().to_json())
+            write_json(self.folder / RESULTS_NAME, results)  # last: where it is, the seed is done
         return results
 
     def publish(self) -> None:
@@ -189,7 +188,7 @@ class SeedRun:
 def last_whole_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint in `folder` that was written to its end, None if there is none.
 
-    The [`Trainer`] writes `trainer_state.json` last, so a checkpoint that was cut off lacks it or has a
+    The `Trainer` writes `trainer_state.json` last, so a checkpoint that was cut off lacks it or has a
     part of it.
     """
     steps = sorted((_step_of(path) or 0, path) for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))

@@ -31,7 +31,7 @@ class ImageTrainingArguments(AMPTrainingArguments):
         scale: factor on `num_train_epochs`, > 0, to shorten a recipe for a trial.
         seeds: seeds to train with, one run each; None: only `seed`.
         precision: `"float32"`, `"bf16"` or `"fp16"` for the passes (weights stay in float32), or `"auto"`: bf16 on GPUs
-            and CPUs that compute with it, else float32. `bf16` and `fp16` of the [`Trainer`] say the same.
+            and CPUs that compute with it, else float32. `bf16` and `fp16` of the `Trainer` say the same.
         save_minutes: write a checkpoint to continue from when so many minutes have passed since the last one; 0: none.
             `save_strategy` adds others.
         license: licence of the weights, for the model card, e.g. `"apache-2.0"`.

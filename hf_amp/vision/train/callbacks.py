@@ -21,7 +21,7 @@ _BEST_NAME = "best.safetensors"
 class EpochCallback(TrainerCallback):
     """Call `set_epoch` of the training data set and of its loader at the start of each epoch.
 
-    The [`Trainer`] hands the epoch to Accelerate's loader, which passes it on to *either* the sampler *or* the data
+    The `Trainer` hands the epoch to Accelerate's loader, which passes it on to *either* the sampler *or* the data
     set: with several processes, and after a resume inside an epoch, the data set hears nothing, and with several
     processes after such a resume the sampler hears nothing (`DataLoaderShard.set_epoch` in Accelerate 1.12 to 1.15).
     """

@@ -33,7 +33,7 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> 
     """Return the mean cross-entropy to labels that keep 1 − `smoothing` and spread the rest over the others.
 
     The smoothed mass goes to the other K − 1 classes, as in the paper's code;
-    [`torch.nn.functional.cross_entropy`] spreads it over all K.
+    `torch.nn.functional.cross_entropy` spreads it over all K.
 
     Args:
         logits: (batch, classes) float.

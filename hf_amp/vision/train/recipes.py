@@ -173,7 +173,7 @@ def recipe_list() -> str:
 
 
 def sgd_settings(learning_rate: float, optim_args: str | None) -> dict[str, Any]:
-    """Return the arguments of [`torch.optim.SGD`]: what `optim_args` says, or Nesterov momentum 0.9.
+    """Return the arguments of `torch.optim.SGD`: what `optim_args` says, or Nesterov momentum 0.9.
 
     Raises:
         ValueError: `optim_args` is not of the form `momentum=0.9,nesterov=True`.

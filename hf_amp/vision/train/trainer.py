@@ -27,16 +27,16 @@ _COMPILED_STEPS = 2
 
 
 class ImageTrainer(AMPTrainer):
-    """[`AMPTrainer`] that trains an image classifier with the method that its arguments name.
+    """`AMPTrainer` that trains an image classifier with the method that its arguments name.
 
     Weight decay acts on all parameters, biases and batch-norm weights too, as in the paper's code; the plain
-    [`Trainer`] leaves those out.
+    `Trainer` leaves those out.
 
     Args:
         eval_collator: collator of evaluation batches, without augmentation; None: the training one.
         pixel_std: (channels,) standard deviation that images were divided by, for `--method adversarial`.
         data: the data in words, for the model card; None: the card says what any Trainer knows.
-        kwargs: those of [`AMPTrainer`].
+        kwargs: those of `AMPTrainer`.
 
     Attributes:
         results: what a finished training came to, for the model card; None while it trains.
@@ -130,7 +130,7 @@ class ImageTrainer(AMPTrainer):
         return facts if self.data is None else image_facts(facts, self.data, self.args, self.results)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """Return the evaluation loader of the [`Trainer`], with the evaluation collator, and of all images."""
+        """Return the evaluation loader of the `Trainer`, with the evaluation collator, and of all images."""
         training = self.data_collator, self.args.dataloader_drop_last
         self.data_collator = self.eval_collator or self.data_collator
         self.args.dataloader_drop_last = False  # it is meant for training; images that are tested on must not be lost

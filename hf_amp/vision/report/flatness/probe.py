@@ -118,7 +118,7 @@ def losses_at(
 
     Args:
         model: takes `pixel_values` and gives `.logits`.
-        directions: d_1, d_2, …, e.g. of [`filter_normalised_direction`].
+        directions: d_1, d_2, …, e.g. of `filter_normalised_direction`.
         coordinates: places x, with one number for each direction.
         splits: images by name of the split.
         on_point: is called after each place.
@@ -235,7 +235,7 @@ def reliability(model: nn.Module, splits: Splits) -> dict[str, dict[str, Any]]:
         splits: images by name of the split.
 
     Returns:
-        Per split `accuracy`, `error_rate`, `nll`, `ece` and `bins`, as [`reliability_bins`] makes them.
+        Per split `accuracy`, `error_rate`, `nll`, `ece` and `bins`, as `reliability_bins` makes them.
     """
     device = next(model.parameters()).device
     result = {}
