@@ -42,7 +42,7 @@ class OtherWayRound(PublishingMixin, AMPTrainerMixin, Seq2SeqTrainer):
     pass
 
 
-@pytest.mark.parametrize("name", ["init_hf_repo", "push_to_hub", "save_model", "train", "_push_from_checkpoint"])
+@pytest.mark.parametrize("name", ["init_hf_repo", "push_to_hub", "save_model", "_push_from_checkpoint"])
 def test_the_mixin_of_amp_leaves_publishing_to_the_trainer_behind_it(name):
     assert getattr(OnlyAMP, name) is getattr(Trainer, name)
     assert getattr(AMPTrainer, name) is not getattr(Trainer, name)

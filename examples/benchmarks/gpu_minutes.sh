@@ -52,7 +52,7 @@ nvidia-smi --query-gpu=name,memory.total,driver_version,clocks.sm --format=csv,n
 "$PYTHON" - << 'P'
 import importlib.metadata as metadata, platform
 
-names = "torch transformers accelerate huggingface_hub triton datasets evaluate kornia numpy pyarrow".split()
+names = "torch transformers accelerate huggingface_hub triton datasets numpy pyarrow".split()
 found = {dist.metadata["Name"].replace("-", "_"): dist.version for dist in metadata.distributions()}
 print("Python", platform.python_version(), *(f"{name} {found.get(name, 'MISSING')}" for name in names), sep="; ")
 P

@@ -15,7 +15,6 @@ _PACKAGES = (
     "huggingface_hub",
     "datasets",
     "evaluate",
-    "kornia",
     "peft",
 )
 
