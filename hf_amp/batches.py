@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_amp.inputs import rebuilt
 from hf_amp.passes import attributes
@@ -53,6 +53,7 @@ class Batch:
     Args:
         micro_batches: what `Trainer._prepare_inputs` returned for each.
         perturbation: their Δ, 0 until it is found.
+        parameters: those whose gradients are set aside while it is looked for.
         by_itself: whether it is a micro-batch that has its Δ for itself, not the whole batch of an optimizer step.
         is_found: whether Δ is found.
         erm_losses: loss at θ of each micro-batch, 0-dim, as it counts in the loss of the optimizer step; of a share of
@@ -61,6 +62,7 @@ class Batch:
 
     micro_batches: list[Any]
     perturbation: Perturbation
+    parameters: list[nn.Parameter]
     by_itself: bool = False
     is_found: bool = False
     erm_losses: list[Tensor] | None = None

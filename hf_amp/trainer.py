@@ -15,7 +15,7 @@ from hf_amp.batches import Ascent, Batch, Samples, ascent_of, rows_of
 from hf_amp.hub.mixin import PublishingMixin
 from hf_amp.hub.section import AMPCardMixin
 from hf_amp.inputs import Watch, copied
-from hf_amp.parameters import all_parameters, fold_gradients, stepped_parameters
+from hf_amp.parameters import fold_gradients
 from hf_amp.perturbation import Perturbation
 from hf_amp.trainers import figures_held, samples_of_known
 from hf_amp.training_args import AMPSettings
@@ -109,12 +109,12 @@ class AMPTrainerMixin(AMPCardMixin):
     def _ascend(self, model: nn.Module, batch: Batch, num_items_in_batch: Tensor | int | None) -> None:
         """Find the Δ of a batch, with the gradients that are accumulated set aside."""
         ascent = ascent_of(self, batch, num_items_in_batch)
-        run, params = self._running(), stepped_parameters(all_parameters(model), self.optimizer)
+        run = self._running()
         if ascent.is_share and not ascent.is_cut:
             run.say(support.NOTHING_TO_CUT.format(self.amp_settings.ascent_fraction))
 
         def ascent_pass() -> Tensor | float:
-            passes.clear_gradients(params)
+            passes.clear_gradients(batch.parameters)
             is_clean = batch.erm_losses is None
             losses = self._ascent_passes(model, ascent, is_clean)
             fold_gradients(run.twins)
@@ -122,7 +122,7 @@ class AMPTrainerMixin(AMPCardMixin):
                 batch.erm_losses = ascent.parts(losses, len(batch.micro_batches))
             return passes.loss_scale(self.accelerator)
 
-        with passes.gradients_set_aside(params):
+        with passes.gradients_set_aside(batch.parameters):
             self.find_perturbation(batch.perturbation, ascent_pass)
         batch.is_found = True
 

@@ -13,7 +13,7 @@ from hf_amp import support
 from hf_amp.batches import Batch, tensor_shapes
 from hf_amp.inputs import held, same_values
 from hf_amp.logs import PerturbationLog
-from hf_amp.parameters import all_parameters, target_parameters, twin_parameters
+from hf_amp.parameters import all_parameters, stepped_parameters, target_parameters, twin_parameters
 from hf_amp.passes import reshard, sharded_modules
 from hf_amp.perturbation import Perturbation
 
@@ -76,8 +76,9 @@ class TrainingRun:
         by_itself = amp.scope == "micro_batch" or (place is None and is_split)
         together = [inputs] if by_itself or place is None else self.window
         micro_batches = [held(trainer._prepare_inputs(one)) for one in together]
-        targets = target_parameters(all_parameters(model), amp.target_parameters)
-        batch = Batch(micro_batches, Perturbation(targets, amp.epsilon, amp.norm), by_itself)
+        parameters = all_parameters(model)
+        perturbation = Perturbation(target_parameters(parameters, amp.target_parameters), amp.epsilon, amp.norm)
+        batch = Batch(micro_batches, perturbation, stepped_parameters(parameters, trainer.optimizer), by_itself)
         if by_itself or place is None:
             return batch, 0
         self.batch = batch
