@@ -126,6 +126,7 @@ def locked():
         (gzip.compress(b"x" * 10_000, mtime=0)[:-10], "ended before"),
         (tarred(a=b"x" * 10_000)[:5000], "unexpected end of data"),
     ],
+    ids=["rar", "7z", "zstandard", "cut zip", "locked zip", "cut gz", "cut tar"],  # their bytes hold the time
 )
 def test_what_cannot_be_read_is_named(tmp_path, content, reason):
     ((name, said),) = search(tmp_path / "a.bin", content).unread
