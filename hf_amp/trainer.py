@@ -175,7 +175,8 @@ class AMPTrainerMixin(AMPCardMixin):
             inputs: what `_prepare_inputs` returned.
         """
         samples = samples_of_known(self, inputs) or rows_of(inputs)
-        return replace(samples, least=2) if self._running().has_batch_norm(self.model) else samples
+        needed = 2 if self._running().has_batch_norm(self.model) else 1
+        return replace(samples, least=max(needed, samples.least))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Tensor | int | None]:
         """Fetch the micro-batches of one optimizer step, as `Trainer` does, and keep them for the ascent."""
@@ -191,9 +192,8 @@ class AMPTrainerMixin(AMPCardMixin):
     def _running(self) -> TrainingRun:
         """What is kept of the present training, which begins with the first call."""
         if self._run is None or self._run.state is not self.state:
-            if not self.amp_settings.switched_off:
-                support.check_first_step(self)
-            self._run = TrainingRun.of(self)
+            self._run = TrainingRun(self.state)
+        self._run.check(self)
         return self._run
 
     @property

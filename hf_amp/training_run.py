@@ -34,6 +34,7 @@ class TrainingRun:
         batch: those that share the present Δ; None between optimizer steps.
         clone_inputs: give each pass tensors of its own, since passes change theirs; True until that is known.
         has_stepped: whether `training_step` of the mixin was called.
+        is_checked: whether it was asked that AMP can train this; not while it is switched off.
         log: figures since the last log.
         said: warnings that were given.
     """
@@ -44,6 +45,7 @@ class TrainingRun:
     batch: Batch | None = None
     clone_inputs: bool = True
     has_stepped: bool = False
+    is_checked: bool = False
     log: PerturbationLog = field(default_factory=PerturbationLog)
     said: set[str] = field(default_factory=set)
     _changes_inputs: bool = False
@@ -52,11 +54,12 @@ class TrainingRun:
     _batch_norm: bool | None = None
     _has_watched: bool = False
 
-    @classmethod
-    def of(cls, trainer: Trainer) -> "TrainingRun":
-        """Begin a training."""
-        model = trainer.model
-        return cls(trainer.state, twin_parameters(all_parameters(model)) if model is not None else [])
+    def check(self, trainer: Any) -> None:
+        """Refuse what AMP cannot train, once: before the first step that it may perturb, and never while it is off."""
+        if not self.is_checked and not trainer.amp_settings.switched_off:
+            support.check_first_step(trainer)
+            self.twins = twin_parameters(all_parameters(trainer.model))
+            self.is_checked = True
 
     def place_of(self, inputs: Any) -> int | None:
         """The place of a micro-batch in its optimizer step; None if it is no part of it."""
@@ -66,7 +69,7 @@ class TrainingRun:
     def batch_of(self, trainer: Any, model: nn.Module, inputs: Any) -> tuple[Batch, int]:
         """Return the batch that shares its Δ with a micro-batch, and the place of the micro-batch in it."""
         amp, place = trainer.amp_settings, self.place_of(inputs)
-        self._reshard(model, is_new_step=self.batch is None or place is None)
+        self._reshard(model, is_new_step=self.batch is None and place in (None, 0))
         if self.batch is not None and place is not None:
             return self.batch, place
         is_split = max(len(self.window), getattr(trainer, "current_gradient_accumulation_steps", 1)) > 1

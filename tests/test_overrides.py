@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import Points, TinyModel, amp_trainer, largest_difference, logs_of, parameters_of, tiny_model
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from hf_amp import AMPTrainer, AMPTrainerMixin
 from hf_amp.batches import Samples
@@ -292,8 +292,6 @@ def test_a_loss_logged_before_any_training_is_logged_as_trainer_logs_it(tmp_path
 
 
 def test_settings_changed_while_training_count_from_the_next_step(tmp_path):
-    from transformers import TrainerCallback
-
     class Raise(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             args.amp_epsilon = 0.05 * state.global_step
@@ -302,3 +300,16 @@ def test_settings_changed_while_training_count_from_the_next_step(tmp_path):
     trainer.train()
     norms = [entry["perturbation_norm"] for entry in logs_of(trainer)]
     assert norms == pytest.approx([0.05, 0.05, 0.10, 0.15, 0.20, 0.25])
+
+
+def test_what_cannot_be_trained_is_refused_when_it_is_switched_on_while_training(tmp_path):
+    class SwitchOn(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            args.amp_epsilon = 0.1 if state.global_step == 2 else 0.0
+
+    model = tiny_model()
+    model.first.weight.register_post_accumulate_grad_hook(lambda param: None)
+    trainer = amp_trainer(tmp_path, model, callbacks=[SwitchOn()], amp_epsilon=0.0)
+    with pytest.raises(NotImplementedError, match="a hook on the gradient"):
+        trainer.train()
+    assert trainer.state.global_step == 2
