@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers.trainer_utils import SchedulerType
+from transformers.utils import is_torch_xla_available
 
 from hf_amp.hub.arguments import AMPTrainingArguments
 from hf_amp.vision.train.methods import METHODS
@@ -128,6 +129,8 @@ class ImageTrainingArguments(AMPTrainingArguments):
         _check_strengths(self)
         _check_combinations(self)
         self.bf16, self.fp16, self.precision_note = choose_precision(self)
+        if self.bf16 and not (torch.accelerator.is_available() or is_torch_xla_available()):
+            self.use_cpu = True  # what is true already: without the word, `TrainingArguments` refuses bf16
         super().__post_init__()
 
     def precision_in_words(self) -> str:
