@@ -5,7 +5,8 @@ python examples/fine_tune.py --dataset path/to/folder --model facebook/convnext-
 python examples/fine_tune.py --dataset user/birds --model microsoft/resnet-50 --push_to_hub --hub_model_id user/birds
 
 A folder holds <split>/<class>/<image>, or parquet files. All flags of TrainingArguments work, and those of AMP:
---amp_epsilon 0 is plain training. Give --hold_out 0.1 where there is no test or validation split.
+--amp_epsilon 0 is plain training; without it, the radius follows the loss on the images that are evaluated after each
+epoch. These are the validation split, or the test split: --hold_out 0.1 keeps the latter for a test.
 """
 
 import sys
@@ -35,7 +36,7 @@ def load_splits(choice, seed):
     """Training images and those to evaluate on, with columns `image` and `label`."""
     options = {"max_train_samples": choice.max_train_samples, "validation_fraction": choice.hold_out, "seed": seed}
     splits = load_image_dataset(choice.dataset, **options)
-    return splits["train"], splits["test" if "test" in splits else "validation"]
+    return splits["train"], splits["validation" if "validation" in splits else "test"]
 
 
 def prepare(rows, processor, mirror):

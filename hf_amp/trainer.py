@@ -17,15 +17,15 @@ from hf_amp.hub.section import AMPCardMixin
 from hf_amp.inputs import Watch, copied
 from hf_amp.parameters import fold_gradients
 from hf_amp.perturbation import Perturbation
+from hf_amp.radius import RadiusMixin
 from hf_amp.trainers import figures_held, samples_of_known
-from hf_amp.training_args import AMPSettings
 from hf_amp.training_run import TrainingRun
 
 logger = logging.get_logger(__name__)
 _TrainerBehind = Trainer if TYPE_CHECKING else object
 
 
-class AMPTrainerMixin(AMPCardMixin):
+class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
     """Makes any `transformers.Trainer` subclass train with adversarial model perturbation.
 
         class AMPSeq2SeqTrainer(AMPTrainerMixin, Seq2SeqTrainer): ...
@@ -63,7 +63,6 @@ class AMPTrainerMixin(AMPCardMixin):
 
     amp_pass: str | None = None
     _run: TrainingRun | None = None
-    _settings: tuple[dict[str, Any], AMPSettings] | None = None
 
     # --- Algorithm 1 ---
 
@@ -73,8 +72,10 @@ class AMPTrainerMixin(AMPCardMixin):
         """Leave the gradient at θ + Δ in the parameters, which are θ before and after; return the AMP loss, 0-dim."""
         run = self._running()
         run.has_stepped = True
-        if not self.amp_settings.active_at(self.state.global_step, self.state.max_steps):
-            return super().training_step(model, inputs, num_items_in_batch)
+        if not (self.amp_epsilon and self.amp_settings.active_at(self.state.global_step, self.state.max_steps)):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            self._note_loss(loss)
+            return loss
         try:
             passes.enter_training_mode(model, self.optimizer)
             batch, i = run.batch_of(self, model, inputs)
@@ -86,7 +87,7 @@ class AMPTrainerMixin(AMPCardMixin):
         except BaseException:
             run.batch = None
             raise
-        run.record(self, batch, i, amp_loss)
+        self._note_loss(run.record(self, batch, i, amp_loss))
         if is_last:
             run.batch = None
         return amp_loss
@@ -196,20 +197,14 @@ class AMPTrainerMixin(AMPCardMixin):
         self._run.check(self)
         return self._run
 
-    @property
-    def amp_settings(self) -> AMPSettings:
-        """The AMP fields of the training arguments as they are now, checked."""
-        values = AMPSettings.values(self.args)
-        if self._settings is None or self._settings[0] != values:
-            self._settings = values, AMPSettings(**values)
-        return self._settings[1]
-
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log as `Trainer` does, with the figures of AMP beside the training loss."""
         # Only the Trainer's own report has just moved `_globalstep_last_logged`; a `loss` that user code logs in the
         # middle of a step, perhaps in one process alone, must not start a collective call.
         if self._run is not None and "loss" in logs and self._globalstep_last_logged == self.state.global_step:
             self._run.log.drain_into(logs, self.state.global_step, self.accelerator.gather)
+            if self.amp_settings.epsilon is None:
+                logs["amp_epsilon"] = self.amp_epsilon
         super().log(logs, *args, **kwargs)
 
     # --- construction ---
@@ -231,6 +226,7 @@ class AMPTrainerMixin(AMPCardMixin):
                 logger.warning(problem)
             if not self.amp_settings.switched_off:
                 support.check_training(self)
+            self._begin_radius()
             return super().train(*args, **kwargs)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -19,7 +19,8 @@ class AMPArguments:
     Source: Zheng, Zhang, Mao, *Regularizing Neural Networks via Adversarial Model Perturbation*, CVPR 2021.
 
     Args:
-        amp_epsilon: perturbation radius ε, finite, >= 0; 0 switches the perturbation off.
+        amp_epsilon: perturbation radius ε, finite, >= 0; 0 switches the perturbation off. None: it follows how far the
+            training over-fits, from 0 (plain steps) to 0.5, see `hf_amp.radius`; needs evaluations while training.
         amp_inner_lr: inner learning rate ζ of the ascent, finite, > 0.
         amp_inner_iter: inner iterations N, an integer >= 0; 0 switches the perturbation off. A step costs
             N + 1 forward-backward passes.
@@ -43,9 +44,12 @@ class AMPArguments:
         TypeError: if a field has the wrong type.
     """
 
-    amp_epsilon: float = field(
-        default=0.5,
-        metadata={"help": "AMP: perturbation radius epsilon, finite, >= 0; 0 switches the perturbation off."},
+    amp_epsilon: float | None = field(
+        default=None,
+        metadata={
+            "help": "AMP: perturbation radius epsilon, finite, >= 0; 0 switches the perturbation off; default: as "
+            "large as the training over-fits, seen in its evaluations."
+        },
     )
     amp_inner_lr: float = field(
         default=1.0, metadata={"help": "AMP: inner learning rate zeta of the ascent, finite, > 0."}
@@ -113,7 +117,7 @@ class AMPSettings:
         TypeError: if a field has the wrong type.
     """
 
-    epsilon: float
+    epsilon: float | None
     inner_lr: float
     inner_iter: int
     norm: str
@@ -142,7 +146,9 @@ class AMPSettings:
         return values
 
     def __post_init__(self) -> None:
-        _check_number("amp_epsilon", self.epsilon, ">= 0", "use 0 to switch the perturbation off")
+        if self.epsilon is not None:
+            remedy = "use 0 to switch the perturbation off, None for a radius that follows over-fitting"
+            _check_number("amp_epsilon", self.epsilon, ">= 0", remedy)
         _check_number("amp_inner_lr", self.inner_lr, "> 0", "use amp_epsilon=0 to switch the perturbation off")
         _check_integer("amp_inner_iter", self.inner_iter, 0, "use 0 to switch the perturbation off")
         _check_choice("amp_norm", self.norm, NORMS)

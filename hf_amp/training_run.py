@@ -80,23 +80,25 @@ class TrainingRun:
         together = [inputs] if by_itself or place is None else self.window
         micro_batches = [held(trainer._prepare_inputs(one)) for one in together]
         parameters = all_parameters(model)
-        perturbation = Perturbation(target_parameters(parameters, amp.target_parameters), amp.epsilon, amp.norm)
+        perturbation = Perturbation(target_parameters(parameters, amp.target_parameters), trainer.amp_epsilon, amp.norm)
         batch = Batch(micro_batches, perturbation, stepped_parameters(parameters, trainer.optimizer), by_itself)
         if by_itself or place is None:
             return batch, 0
         self.batch = batch
         return batch, place
 
-    def record(self, trainer: Any, batch: Batch, place: int, amp_loss: Tensor) -> None:
-        """Keep the figures of a micro-batch for the next log."""
-        sharpness = None
+    def record(self, trainer: Any, batch: Batch, place: int, amp_loss: Tensor) -> Tensor:
+        """Keep the figures of a micro-batch for the next log; return the loss at θ, or at θ + Δ if no pass had that."""
+        sharpness, erm_loss = None, amp_loss
         if batch.erm_losses is not None:
-            sharpness = amp_loss - batch.erm_losses[place]
+            erm_loss = batch.erm_losses[place]
+            sharpness = amp_loss - erm_loss
             if trainer.args.logging_nan_inf_filter:  # which keeps such values out of `loss`, too
                 sharpness = torch.where(sharpness.isfinite(), sharpness, 0.0)
         share = 1 / getattr(trainer, "current_gradient_accumulation_steps", 1)
         since = getattr(trainer, "_globalstep_last_logged", 0)
         self.log.add(batch.perturbation, share, sharpness, amp_loss.device, since)
+        return erm_loss
 
     def say(self, warning: str, more: str = "") -> None:
         """Warn once in a training."""

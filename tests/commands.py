@@ -7,7 +7,7 @@ from pathlib import Path
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TINY_MODEL = json.dumps({"stem_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1]})
 TINY = (
-    *("--use_cpu", "--precision", "float32"),
+    *("--use_cpu", "--precision", "float32", "--amp_epsilon", "0.5"),
     *("--dataset", "digits", "--model_args", TINY_MODEL, "--max_train_samples", "60"),
     *("--num_train_epochs", "2", "--per_device_train_batch_size", "20"),
 )

@@ -158,8 +158,26 @@ def test_perturbation_is_claimed_only_where_there_was_one(tmp_path):
     assert "switched off" in facts(plain).method
     plain.create_model_card()
     assert ModelCard(card_of(plain)).data.tags == ["hf_amp"]
-    defaults = make(tmp_path, arguments=TrainingArguments)
-    assert facts(defaults).amp["amp_epsilon"] == 0.5
+
+
+def test_a_radius_that_follows_is_told_as_far_as_it_went(tmp_path):
+    trainer = make(tmp_path, arguments=TrainingArguments)
+    assert not facts(trainer).perturbed
+    trainer.train()
+    assert not facts(trainer).perturbed
+    assert "no step of this one had a radius above 0" in facts(trainer).method
+
+    class Overfits(AMPTrainer):
+        def held_out_loss(self, metrics):
+            return 9.0
+
+    perturbed = make(tmp_path, Overfits, eval_strategy="steps", eval_steps=1)
+    perturbed.train()
+    assert facts(perturbed).perturbed
+    words = "as large as the training over-fitted, at most 0.5"
+    assert facts(perturbed).amp["amp_epsilon"] == words
+    perturbed.create_model_card()
+    assert words in card_of(perturbed)
 
 
 def test_base_model_and_its_licence(tmp_path, monkeypatch):
@@ -258,7 +276,7 @@ class Plain(torch.nn.Module):
 
 
 def test_nothing_is_written_before_the_first_save(tmp_path):
-    trainer = make(tmp_path / "out")
+    trainer = make(tmp_path / "out", amp_epsilon=0.5)
     trainer.train()
     assert not (tmp_path / "out" / "README.md").exists()
     trainer.create_model_card()

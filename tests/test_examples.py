@@ -74,6 +74,7 @@ def test_any_classifier_is_fine_tuned_on_a_folder_of_images(tmp_path, monkeypatc
     model = save_classifier(tmp_path / "model")
     data = write_folder(tmp_path / "images", splits, ("cat", "dog"), per_class=10)
     words = ["--dataset", str(data), "--model", model, "--use_cpu", "--max_steps", "2", "--report_to", "none"]
+    words += ["--amp_epsilon", "0.1"]
     words += ["--output_dir", str(tmp_path / "out"), *(["--peft"] if peft else [])]
     metrics = load_example("fine_tune").main([*words, *(["--hold_out", "0.2"] if splits == ("train",) else [])])
     assert {"eval_accuracy", "eval_nll", "eval_ece"} <= set(metrics)

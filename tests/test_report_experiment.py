@@ -308,7 +308,7 @@ def test_real_images(tmp_path, dataset, folder, classes, tested_on):
         pytest.skip(f"no {REAL / folder}")
     small = json.dumps({"stem_size": 4, "hidden_sizes": [4, 4], "depths": [1, 1]})
     data = ("--dataset", dataset, "--dataset_path", str(REAL / folder), "--max_train_samples", "100")
-    flags = ("--model_args", small, "--num_train_epochs", "1", "--method", "amp", "--use_cpu")
+    flags = ("--model_args", small, "--num_train_epochs", "1", "--method", "amp", "--amp_epsilon", "0.5", "--use_cpu")
     results = classify(tmp_path, *data, *flags, base=())
     assert results["tested_on"] == tested_on
     assert results["settings"]["augmentation"] == "vanilla"

@@ -13,7 +13,7 @@ from hf_amp.vision.train.network import ModelArguments, build_model
 
 DEEP = json.dumps({"stem_size": 4, "hidden_sizes": [4, 4, 4, 4], "depths": [1, 1, 1, 1]})  # 8×8 digits end at 1×1
 SHALLOW = json.dumps({"stem_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1]})
-FLAGS = ("--use_cpu", "--dataset", "digits", "--num_train_epochs", "1", "--eval_strategy", "no")
+FLAGS = ("--use_cpu", "--dataset", "digits", "--num_train_epochs", "1", "--eval_strategy", "no", "--amp_epsilon", "0.5")
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def test_method_decides_the_perturbation():
         return args.amp_epsilon, args.amp_norm, args.amp_inner_iter
 
     assert fields(method="erm", amp_epsilon=0.3)[0] == 0.0
-    assert fields(method="amp") == (0.5, "tensor", 1)
+    assert fields(method="amp") == (None, "tensor", 1)
     assert fields(method="amp", amp_epsilon=0.1, amp_norm="global", amp_inner_iter=2) == (0.1, "global", 2)
     assert fields(method="sam", amp_norm="tensor") == (0.05, "global", 1)
     assert fields(method="rmp") == (0.1, "tensor", 1)

@@ -13,7 +13,7 @@ from tiny import (
     tiny_model,
 )
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from hf_amp import AMPTrainer, AMPTrainerMixin
 from hf_amp.passes import running_statistics
@@ -164,13 +164,6 @@ def test_fifty_steps_equal_algorithm_1(tmp_path, optim, norm, inner_iter):
     for entry, (erm_loss, amp_loss) in zip(logs_of(trainer), losses, strict=True):
         assert entry["loss"] == pytest.approx(amp_loss, rel=1e-6)  # Trainer sums losses in float32
         assert entry["erm_loss"] == pytest.approx(erm_loss, rel=1e-6)
-
-
-def test_plain_training_arguments_train_with_the_defaults(tmp_path):
-    explicit, plain = tiny_model(), tiny_model()
-    amp_trainer(tmp_path, explicit, amp_epsilon=0.5, amp_inner_lr=1.0, amp_inner_iter=1).train()
-    amp_trainer(tmp_path, plain, arguments=TrainingArguments).train()
-    assert largest_difference(parameters_of(explicit), parameters_of(plain)) == 0.0
 
 
 def test_a_large_inner_lr_with_the_global_ball_is_sams_step(tmp_path):

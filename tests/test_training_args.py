@@ -25,9 +25,9 @@ EVERY_FIELD = {
 }
 
 
-def test_defaults_are_those_of_the_authors_code():
+def test_defaults_are_those_of_the_authors_code_but_for_the_radius():
     settings = AMPSettings.from_args(AMPTrainingArguments(output_dir="out"))
-    assert settings == AMPSettings(0.5, 1.0, 1, "tensor", "batch", "every_pass", 0.0, 1.0, 1, 1.0, None)
+    assert settings == AMPSettings(None, 1.0, 1, "tensor", "batch", "every_pass", 0.0, 1.0, 1, 1.0, None)
 
 
 def test_plain_training_arguments_give_the_defaults():

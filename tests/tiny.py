@@ -6,7 +6,7 @@ from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel, TrainerCallback
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_amp import AMPTrainer, AMPTrainingArguments
+from hf_amp import AMPArguments, AMPTrainer, AMPTrainingArguments
 
 FEATURES, CLASSES = 6, 3
 
@@ -125,6 +125,8 @@ def amp_arguments(output_dir, cls=AMPTrainingArguments, **overrides):
         "use_cpu": True,
         "seed": 1,
     }
+    if issubclass(cls, AMPArguments):
+        settings["amp_epsilon"] = 0.5  # else a training without evaluation has plain steps only
     return cls(output_dir=str(output_dir), **settings | overrides)
 
 

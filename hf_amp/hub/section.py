@@ -12,6 +12,7 @@ from hf_amp.files import write_whole
 from hf_amp.hub.card import CARD_NAME, METADATA, CardFacts, own_tags, read_card
 from hf_amp.hub.facts import NO_DEFENCE, facts_of_trainer
 from hf_amp.hub.text.rendering import template
+from hf_amp.radius import RadiusCallback
 from hf_amp.training_args import AMPSettings
 
 PERTURBED = (
@@ -20,6 +21,10 @@ PERTURBED = (
     "never means automatic mixed precision."
 )
 NOT_PERTURBED = "The weights were trained without adversarial model perturbation: it was switched off."
+NOTHING_TO_PERTURB = (
+    "The weights were trained without adversarial model perturbation: its radius follows how far a training over-fits, "
+    "and no step of this one had a radius above 0."
+)
 _BEGIN, _END = "<!-- hf_amp: begin -->", "<!-- hf_amp: end -->"
 _TrainerBehind = Trainer if TYPE_CHECKING else object
 
@@ -88,6 +93,11 @@ class AMPCardMixin(CardSectionMixin):
         if amp.switched_off:
             return replace(facts, method=NOT_PERTURBED)
         settings = {f"amp_{name}": value for name, value in asdict(amp).items()}
+        if amp.epsilon is None:
+            radius = RadiusCallback.of(self)
+            if radius is None or not radius.largest:
+                return replace(facts, method=NOTHING_TO_PERTURB)
+            settings["amp_epsilon"] = f"as large as the training over-fitted, at most {radius.largest:.3g}"
         return replace(facts, perturbed=True, method=PERTURBED, amp=settings, caveats=(*facts.caveats, NO_DEFENCE))
 
 

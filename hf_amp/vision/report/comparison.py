@@ -159,6 +159,8 @@ class Comparison:
             return self._run()
 
     def _run(self) -> dict[str, Any]:
+        for variant in self.variants:  # what the images rule out is refused before the first one trains
+            self._experiment(variant, self.label_noise[0])
         rows: list[dict[str, Any]] = []
         for noise in self.label_noise:
             for variant in self.variants:

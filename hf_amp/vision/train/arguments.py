@@ -21,7 +21,8 @@ class ImageTrainingArguments(AMPTrainingArguments):
     Args:
         method: training scheme, a row of `METHODS`. It decides the AMP fields that it fixes: `erm`
             switches the perturbation off, `sam` takes one normalised global step.
-        amp_epsilon: radius of `amp` (None: 0.5), `sam` (None: 0.05) and `rmp` (None: 0.1).
+        amp_epsilon: radius of `amp` (None: as large as the training over-fits), `sam` (None: 0.05) and `rmp`
+            (None: 0.1).
         dropout: rate for `dropout`, in [0, 1).
         smoothing: mass that `label_smoothing` spreads over the other classes, in [0, 1).
         flood_level: level b of `flooding`, >= 0.
@@ -48,7 +49,10 @@ class ImageTrainingArguments(AMPTrainingArguments):
     # None until __post_init__ knows the method
     amp_epsilon: float | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default=None,
-        metadata={"help": "Perturbation radius epsilon >= 0; default: 0.5 for amp, 0.05 for sam, 0.1 for rmp."},
+        metadata={
+            "help": "Perturbation radius epsilon >= 0; default: as large as the training over-fits for amp, 0.05 for "
+            "sam, 0.1 for rmp."
+        },
     )
     dropout: float | None = field(default=None, metadata={"help": "Rate for --method dropout (0.1)."})
     smoothing: float | None = field(

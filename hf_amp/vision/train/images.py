@@ -41,7 +41,8 @@ class DataArguments:
         validation_fraction: share of the training split held out, in [0, 1); 0: none.
         max_train_samples: keep that many training images, all classes alike; None: all.
         split_seed: seed of the held-out part and of the choice of `max_train_samples`.
-        label_noise: share of the training labels to replace, in [0, 1); validation and test stay clean.
+        label_noise: share of the labels to replace, in [0, 1), of the training images and of those that
+            `validation_fraction` holds out from them; a validation split of its own and the test split stay clean.
         augmentation: `vanilla`, `cutout`, `autoaugment` or `none`; None: `vanilla` for CIFAR and SVHN,
             else `none`.
     """
@@ -179,6 +180,7 @@ class Images:
         look = {"image_size": data.image_size, "image_mode": data.image_mode}
         self.test = DecodedImages(splits[self.tested_on], name=self.tested_on, **look)
         has_validation = "validation" in splits and self.tested_on == "test"
+        self._held_out: Dataset | None = splits["validation"] if data.validation_fraction else None
         validation = splits["validation"] if has_validation else None
         self.validation = None if validation is None else DecodedImages(validation, name="validation", **look)
         clean = DecodedImages(self.train, name="train", **look)
@@ -206,14 +208,20 @@ class Images:
             data: gives label noise and augmentation.
             training: gives the method.
         """
-        train = add_label_noise(self.train, data.label_noise, seed) if data.label_noise else self.train
+        train, validation = self.train, self.validation
+        look: dict[str, Any] = {"image_size": data.image_size, "image_mode": data.image_mode}
+        if data.label_noise:
+            train = add_label_noise(self.train, data.label_noise, seed)
+            if self._held_out is not None:  # from the training images, whose labels are wrong like theirs
+                noisy = add_label_noise(self._held_out, data.label_noise, seed)
+                validation = DecodedImages(noisy, name="validation", **look)
         own = train["clean_label"][:] if "clean_label" in train.column_names else labels_of(train)
         changed = int((np.asarray(own) != labels_of(train)).sum())
         collator = partial(ImageCollator, data.dataset, mean=self.mean, std=self.std)
         mixup_alpha = training.mixup_alpha if training.method == "mixup" else None
         return SeedData(
-            train=_on_device(DecodedImages(train, image_size=data.image_size, image_mode=data.image_mode), training),
-            validation=None if self.validation is None else _on_device(self.validation, training),
+            train=_on_device(DecodedImages(train, **look), training),
+            validation=None if validation is None else _on_device(validation, training),
             test=_on_device(self.test, training),
             train_collator=collator(augmentation=str(data.augmentation), mixup_alpha=mixup_alpha, seed=seed),
             eval_collator=collator(augmentation="none", train=False),

@@ -123,7 +123,6 @@ METHODS: dict[str, Method] = {
         "AMP",
         "adversarial model perturbation (AMP)",
         fields=_AMP_FIELDS + _SCHEDULE_FIELDS,
-        published={"amp_epsilon": 0.5},
     ),
     "sam": Method(
         "SAM",

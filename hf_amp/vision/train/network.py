@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.trainer_utils import IntervalStrategy
 
 from hf_amp.models import MODEL_NAMES, build_config
 from hf_amp.vision.train.arguments import ImageTrainingArguments
@@ -130,13 +131,29 @@ def check_batches(model: ModelArguments, training: ImageTrainingArguments, image
     )
 
 
+def check_radius(training: ImageTrainingArguments, images: Images) -> None:
+    """Refuse a training whose radius follows a held-out loss that is never measured.
+
+    Raises:
+        ValueError: there are no held-out images, or no evaluations while training.
+    """
+    if training.amp_epsilon is not None:
+        return
+    missing = "no images are held out" if images.validation is None else "eval_strategy='no' never measures it"
+    if images.validation is None or training.eval_strategy == IntervalStrategy.NO:
+        raise ValueError(
+            f"`amp_epsilon` is not given, so the radius follows the loss on held-out images, and {missing}; add "
+            "--validation_fraction 0.1 and evaluate, or --amp_epsilon 0.5 for the paper's constant radius"
+        )
+
+
 def _smallest_passes(training: ImageTrainingArguments, count: int) -> dict[str, int]:
     """Return the number of images in the smallest micro-batch of each kind of pass, on one process."""
     own, size = -(-count // training.world_size), training.train_batch_size
     rest = 0 if training.dataloader_drop_last else own % size
     smallest = {"the last batch of an epoch": rest or min(size, own)}
     fraction = training.amp_ascent_fraction
-    perturbs = bool(training.amp_epsilon) and training.amp_inner_iter > 0 and training.method != "rmp"
+    perturbs = training.amp_epsilon != 0 and training.amp_inner_iter > 0 and training.method != "rmp"
     if perturbs and fraction < 1 and "amp_ascent_fraction" in METHODS[training.method].fields:
         whole = size * (1 if training.amp_scope == "micro_batch" else training.gradient_accumulation_steps)
         last = own % whole if own % whole and not training.dataloader_drop_last else min(whole, own)

@@ -129,6 +129,10 @@ class ImageTrainer(AMPTrainer):
         facts = super().card_facts(**card)
         return facts if self.data is None else image_facts(facts, self.data, self.args, self.results)
 
+    def held_out_loss(self, metrics: Mapping[str, float]) -> float | None:
+        """Return the loss that the radius follows; None where the test images are evaluated after each epoch."""
+        return None if self.evaluated_split == "test" else super().held_out_loss(metrics)
+
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """Return the evaluation loader of the `Trainer`, with the evaluation collator, and of all images."""
         training = self.data_collator, self.args.dataloader_drop_last

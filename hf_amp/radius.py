@@ -1,0 +1,199 @@
+"""The radius ε that nobody has to choose: as large as the training over-fits, and 0 while it does not."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import reduce
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import logging
+
+from hf_amp.training_args import AMPSettings
+
+logger = logging.get_logger(__name__)
+
+LARGEST = 0.5
+NARROW_GAP, WIDE_GAP = 0.05, 0.3
+NO_EVALUATION = (
+    "`amp_epsilon` is not set, so the radius follows how far the training over-fits, and nothing is evaluated while it "
+    "trains: every step is a plain one, as with Trainer. Pass `eval_dataset` and eval_strategy='epoch', or choose a "
+    "constant radius, such as the paper's amp_epsilon=0.5."
+)
+NO_LOSS = (
+    "`amp_epsilon` is not set, so the radius follows the held-out loss, and this evaluation has no {!r}: the radius "
+    "stays as it is. Evaluate data with labels, override `held_out_loss`, or choose a constant radius, such as the "
+    "paper's amp_epsilon=0.5."
+)
+_STEPS_OF_START = 4
+_TrainerBehind = Trainer if TYPE_CHECKING else object
+
+
+def radius_for(training_loss: float, held_out_loss: float, loss_at_start: float) -> float:
+    """Return the radius for a training loss at θ, a held-out loss and the loss that the training began with.
+
+    A gap of less than a twentieth of it is that of a network that still learns: the radius is 0. From there it grows in
+    proportion, to 0.5, the radius of the paper's authors, where the gap is three tenths or more.
+    """
+    gap = (held_out_loss - training_loss) / loss_at_start if loss_at_start > 0 else 0.0
+    return LARGEST * min(1.0, max(0.0, (gap - NARROW_GAP) / (WIDE_GAP - NARROW_GAP)))
+
+
+class _Mean:
+    """Mean of a loss over optimizer steps and processes, summed on the device."""
+
+    def __init__(self, total: float = 0.0, steps: int = 0) -> None:
+        self.total, self.steps = total, steps
+        self._pending: Tensor | None = None
+
+    def add(self, loss: Tensor, is_new_step: bool) -> None:
+        """Add what a micro-batch contributes to the loss of its step."""
+        self.steps += is_new_step
+        self._pending = loss if self._pending is None else self._pending + loss
+
+    def collect(self) -> float:
+        """Bring the sum to the host and return the mean; all processes together."""
+        if self._pending is not None:
+            self.total += reduce(self._pending, reduction="mean").item()
+            self._pending = None
+        return self.total / max(1, self.steps)
+
+    def state(self) -> dict[str, Any]:
+        """Return what makes the mean again."""
+        pending = 0.0 if self._pending is None else self._pending.item()
+        return {"total": self.total + pending, "steps": self.steps}
+
+
+class RadiusCallback(TrainerCallback, ExportableState):
+    """Sets the radius after each evaluation. `AMPTrainer` has one, which counts while `amp_epsilon` is None.
+
+    The trainer tells it the loss at θ of every step. The mean since the evaluation before is compared with the held-out
+    loss, see `radius_for`. Checkpoints hold its state, so that a training that is resumed has the radii of one that was
+    never stopped; a new training begins at 0.
+
+    Attributes:
+        value: the present radius ε, in [0, 0.5].
+        largest: the largest radius that a step of this training had.
+        trainer: which says what loss of an evaluation is followed; None before its first step.
+    """
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> "RadiusCallback | None":
+        """Return the one of a trainer; None if it has none."""
+        return next((one for one in trainer.callback_handler.callbacks if isinstance(one, cls)), None)
+
+    def __init__(self) -> None:
+        self.trainer: RadiusMixin | None = None
+        self._begin()
+
+    def _begin(self, value: float = 0.0, largest: float = 0.0, start: Any = None, recent: Any = None) -> None:
+        self.value, self.largest = value, largest
+        self._start, self._recent = _Mean(**start or {}), _Mean(**recent or {})
+        self._step: int | None = None
+        self._is_start = False
+
+    def add(self, loss: Tensor, step: int) -> None:
+        """Add what a micro-batch contributes to the loss of an optimizer step; nothing is read on the host.
+
+        Args:
+            loss: at θ, 0-dim; what is not finite counts as 0, as in the loss that `Trainer` logs.
+            step: number of the optimizer step, the same for all its micro-batches.
+        """
+        is_new_step, self._step = step != self._step, step
+        self.largest = max(self.largest, self.value)
+        loss = torch.nan_to_num(loss.detach().float(), posinf=0.0, neginf=0.0)
+        self._recent.add(loss, is_new_step)
+        if is_new_step:
+            self._is_start = self._start.steps < _STEPS_OF_START
+        if self._is_start:
+            self._start.add(loss, is_new_step)
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Begin at 0, or with what the checkpoint holds that is resumed from."""
+        stored = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        if stored is not None:
+            self._begin(**stored["attributes"])
+            return
+        self._begin()
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        if losses:  # a checkpoint of another Trainer: the training has begun with what it logged first
+            self._start = _Mean(losses[0] * _STEPS_OF_START, _STEPS_OF_START)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **_: Any) -> None:  # noqa: ARG002
+        """Set the radius for the steps to come."""
+        if self.trainer is None or not self._recent.steps:
+            return
+        loss = self.trainer.held_out_loss(metrics)
+        if loss is None:
+            return
+        training_loss, self._recent = self._recent.collect(), _Mean()
+        if math.isfinite(loss):
+            self.value = radius_for(training_loss, loss, self._start.collect())
+
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Bring the sums to the host before a checkpoint, which one process alone writes."""
+        if control.should_save:
+            self._start.collect()
+            self._recent.collect()
+
+    on_epoch_end = on_step_end
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        means = {"start": self._start.state(), "recent": self._recent.state()}
+        return {"args": {}, "attributes": {"value": self.value, "largest": self.largest, **means}}
+
+
+class RadiusMixin(_TrainerBehind):
+    """What a Trainer knows of its perturbation: the AMP fields of its arguments, and the present radius."""
+
+    _settings: tuple[dict[str, Any], AMPSettings] | None = None
+
+    @property
+    def amp_settings(self) -> AMPSettings:
+        """The AMP fields of the training arguments as they are now, checked."""
+        values = AMPSettings.values(self.args)
+        if self._settings is None or self._settings[0] != values:
+            self._settings = values, AMPSettings(**values)
+        return self._settings[1]
+
+    @property
+    def amp_epsilon(self) -> float:
+        """The present radius ε: `args.amp_epsilon`, or, while that is None, as large as the training over-fits."""
+        if self.amp_settings.epsilon is not None:
+            return self.amp_settings.epsilon
+        radius = RadiusCallback.of(self)
+        return 0.0 if radius is None else radius.value
+
+    def _begin_radius(self) -> None:
+        """Add the callback that sets the radius, unless it is given; before the training makes its state."""
+        settings = self.amp_settings
+        if settings.epsilon is not None or settings.switched_off:
+            return
+        if RadiusCallback.of(self) is None:
+            self.add_callback(RadiusCallback())
+        if self.args.eval_strategy == IntervalStrategy.NO:
+            logger.warning(NO_EVALUATION)
+
+    def _note_loss(self, loss: Tensor) -> None:
+        """Tell the callback what a micro-batch contributes to the loss at θ of its step."""
+        if self.amp_settings.epsilon is None and (radius := RadiusCallback.of(self)) is not None:
+            radius.trainer = self
+            radius.add(loss, self.state.global_step)
+
+    def held_out_loss(self, metrics: Mapping[str, float]) -> float | None:
+        """Return the loss that the radius follows; None if this evaluation has no part in it. Override it to choose.
+
+        By default `eval_loss`, or that of the first data set where `eval_dataset` is a dictionary.
+
+        Args:
+            metrics: of an evaluation, as `evaluate` returns them.
+        """
+        data = self.eval_dataset
+        prefix = f"eval_{next(iter(data))}" if isinstance(data, Mapping) and data else "eval"
+        if f"{prefix}_runtime" in metrics and f"{prefix}_loss" not in metrics:
+            logger.warning_once(NO_LOSS.format(f"{prefix}_loss"))
+        return metrics.get(f"{prefix}_loss")

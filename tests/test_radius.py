@@ -1,0 +1,297 @@
+"""The radius that nobody has to choose: what it is after each evaluation, and that steps without one are plain."""
+
+import math
+
+import pytest
+import torch
+from test_trainer import assert_identical
+from tiny import Points, amp_trainer, largest_difference, logs_of, parameters_of, tiny_model
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from hf_amp import AMPTrainer, AMPTrainingArguments
+from hf_amp.radius import RadiusCallback, radius_for
+
+# Random labels of 24 points: they can only be learnt by heart.
+OVERFITS = {
+    "num_train_epochs": 12,
+    "eval_strategy": "epoch",
+    "logging_strategy": "epoch",
+    "learning_rate": 0.03,
+    "optim": "adamw_torch",
+    "lr_scheduler_type": "linear",
+    "amp_epsilon": None,
+}
+
+
+def overfitting_trainer(output_dir, cls=AMPTrainer, arguments=AMPTrainingArguments, **options):
+    options = {"data": Points(24), "eval_dataset": Points(24, seed=1)} | OVERFITS | options
+    if arguments is TrainingArguments:
+        options = {name: value for name, value in options.items() if not name.startswith("amp_")}
+    model = options.pop("model", None) or tiny_model(width=32)
+    return amp_trainer(output_dir, model, cls, arguments, **options)
+
+
+def radii(trainer):
+    """The radius of each epoch, as it was logged at the epoch's end."""
+    return [entry["amp_epsilon"] for entry in logs_of(trainer)]
+
+
+@pytest.mark.parametrize(
+    ("training", "held_out", "start", "radius"),
+    [
+        (1.0, 0.9, 2.0, 0.0),
+        (1.0, 1.1, 2.0, 0.0),
+        (1.0, 1.35, 2.0, 0.25),
+        (1.0, 1.6, 2.0, 0.5),
+        (0.1, 9.0, 2.0, 0.5),
+        (100.0, 135.0, 200.0, 0.25),
+        (0.0, 1.0, 0.0, 0.0),
+        (1.0, 1.6, -2.0, 0.0),
+    ],
+)
+def test_the_radius_grows_with_the_gap_in_units_of_the_loss_at_the_start(training, held_out, start, radius):
+    assert radius_for(training, held_out, start) == pytest.approx(radius, abs=1e-12)
+
+
+def test_each_evaluation_sets_the_radius_of_the_steps_that_follow(tmp_path):
+    trainer = overfitting_trainer(tmp_path, logging_steps=1, logging_strategy="steps")
+    trainer.train()
+    losses, expected, start = [], [0.0], []
+    for entry in trainer.state.log_history:
+        if "loss" in entry:
+            losses.append(entry.get("erm_loss", entry["loss"]))
+            start = [*start, losses[-1]][:4]
+            assert entry["amp_epsilon"] == pytest.approx(expected[-1], abs=1e-6)
+        elif "eval_loss" in entry:
+            mean, losses = sum(losses) / len(losses), []
+            expected.append(radius_for(mean, entry["eval_loss"], sum(start) / len(start)))
+    assert expected[1] == 0.0 < expected[4] < 0.5  # the start, the rise
+    assert max(expected) > 0.2
+    assert trainer.amp_epsilon == pytest.approx(expected[-1], abs=1e-6)
+
+
+class SetByHand(TrainerCallback):
+    """Sets the radius of each epoch in the training arguments."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        args.amp_epsilon = self.values[round(state.epoch)]
+
+
+def test_the_training_is_that_with_the_same_radii_set_by_hand(tmp_path):
+    trainer = overfitting_trainer(tmp_path)
+    trainer.train()
+    by_hand = overfitting_trainer(tmp_path, callbacks=[SetByHand(radii(trainer))], amp_epsilon=0.0)
+    by_hand.train()
+    assert max(radii(trainer)) > 0.2
+    assert_identical(parameters_of(trainer.model), parameters_of(by_hand.model))
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 3}, {"amp_scope": "micro_batch"}], ids=str)
+def test_without_overfitting_the_training_is_that_of_trainer_bit_for_bit(tmp_path, options):
+    trainers = []
+    for cls in (Trainer, AMPTrainer):
+        model = tiny_model(batch_norm=True, dropout=0.2)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        data = {"data": Points(48), "eval_dataset": Points(48)}  # held out, and yet the same
+        arguments = AMPTrainingArguments if cls is AMPTrainer else TrainingArguments
+        own = {"model": model, "optimizers": (optimizer, None), **data, **options}
+        trainer = overfitting_trainer(tmp_path, cls, arguments, **own)
+        trainer.train()
+        trainers.append(trainer)
+    plain, amp = trainers
+    assert radii(amp) == [0.0] * 12
+    assert not logs_of(amp, "sharpness")
+    assert amp.model.passes == plain.model.passes
+    assert_identical(amp.model.state_dict(), plain.model.state_dict())
+    assert_identical(amp.optimizer.state_dict(), plain.optimizer.state_dict())
+    for key in ("loss", "eval_loss", "grad_norm"):
+        assert [entry[key] for entry in logs_of(amp, key)] == [entry[key] for entry in logs_of(plain, key)]
+
+
+def test_plain_training_arguments_follow_overfitting(tmp_path):
+    plain, own = overfitting_trainer(tmp_path, arguments=TrainingArguments), overfitting_trainer(tmp_path)
+    plain.train()
+    own.train()
+    assert max(radii(plain)) > 0.2
+    assert_identical(parameters_of(plain.model), parameters_of(own.model))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("checkpoint", [2, 7, 12, 16, 23])  # between evaluations, and at one
+def test_a_resumed_training_has_the_radii_of_one_that_was_not_stopped(tmp_path, checkpoint, accumulation):
+    batch = {"per_device_train_batch_size": 8 // accumulation, "gradient_accumulation_steps": accumulation}
+    options = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 4, **batch}
+    options |= {"num_train_epochs": 8, "logging_strategy": "steps", "logging_steps": 1}
+    whole = overfitting_trainer(tmp_path, **options)
+    whole.train()
+    resumed = overfitting_trainer(tmp_path / "again", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{checkpoint}"))
+    assert max(radii(whole)) > 0.2
+    assert radii(resumed) == radii(whole)
+    assert_identical(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_callbacks_that_are_restored_from_a_checkpoint_go_on(tmp_path):
+    options = {"save_strategy": "epoch", "restore_callback_states_from_checkpoint": True}
+    whole = overfitting_trainer(tmp_path, **options)
+    whole.train()
+    resumed = overfitting_trainer(tmp_path / "again", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-21"))
+    assert radii(resumed) == radii(whole)
+    assert sum(isinstance(one, RadiusCallback) for one in resumed.callback_handler.callbacks) == 1
+
+
+def test_a_checkpoint_of_a_plain_trainer_goes_on_with_a_radius(tmp_path):
+    plain = overfitting_trainer(tmp_path, Trainer, TrainingArguments, save_strategy="epoch")
+    plain.train()
+    resumed = overfitting_trainer(tmp_path / "again")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-24"))
+    first, ninth = logs_of(plain)[0]["loss"], logs_of(resumed)[8]["loss"]
+    evaluated = logs_of(resumed, "eval_loss")[8]["eval_loss"]
+    assert logs_of(resumed)[9]["amp_epsilon"] == pytest.approx(radius_for(ninth, evaluated, first)) != 0
+
+
+def test_another_training_begins_without_a_radius(tmp_path):
+    trainer = overfitting_trainer(tmp_path)
+    trainer.train()
+    assert trainer.amp_epsilon > 0.2
+    trainer.model.load_state_dict(tiny_model(width=32).state_dict())
+    trainer.train()
+    assert radii(trainer)[0] == 0.0
+    assert "sharpness" not in logs_of(trainer)[0]
+    assert max(radii(trainer)) > 0.2
+
+
+def test_accumulated_batches_have_the_radii_of_whole_ones(tmp_path):
+    whole, split = (
+        overfitting_trainer(tmp_path),
+        overfitting_trainer(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=4),
+    )
+    whole.train()
+    split.train()
+    assert max(radii(whole)) > 0.2
+    assert radii(split) == pytest.approx(radii(whole), abs=1e-6)  # losses in float32
+    assert largest_difference(parameters_of(split.model), parameters_of(whole.model)) < 1e-5
+
+
+def test_share_and_period_of_steps_hold_for_a_radius_that_follows(tmp_path):
+    trainer = overfitting_trainer(tmp_path, amp_end=0.5, amp_every=2, logging_steps=1, logging_strategy="steps")
+    trainer.train()
+    perturbed = [entry["step"] for entry in logs_of(trainer, "sharpness")]
+    assert perturbed
+    assert all(step <= 18 and step % 2 == 0 for step in perturbed)
+    assert max(radii(trainer)[18:]) > 0.2
+
+
+def test_nothing_is_read_on_the_host_in_a_step(tmp_path, monkeypatch):
+    reads = []
+
+    class Step(AMPTrainer):
+        def training_step(self, *args, **kwargs):
+            with monkeypatch.context() as patch:
+                patch.setattr(torch.Tensor, "is_cpu", False)  # so that the step goes as on a GPU
+                for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
+                    original = getattr(torch.Tensor, name)
+                    patch.setattr(
+                        torch.Tensor, name, lambda *a, _n=name, _o=original, **k: reads.append(_n) or _o(*a, **k)
+                    )
+                return super().training_step(*args, **kwargs)
+
+    trainer = overfitting_trainer(tmp_path, Step)
+    trainer.train()
+    assert max(radii(trainer)) > 0.2
+    assert reads == []
+
+
+def test_evaluations_of_other_data_have_no_part(tmp_path):
+    class Evaluates(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            self.trainer.evaluate(Points(24), metric_key_prefix="train")
+
+    callback = Evaluates()
+    disturbed = overfitting_trainer(tmp_path, callbacks=[callback])
+    callback.trainer = disturbed
+    undisturbed = overfitting_trainer(tmp_path)
+    disturbed.train()
+    undisturbed.train()
+    assert radii(disturbed) == radii(undisturbed)
+
+
+def test_of_several_data_sets_the_first_is_followed(tmp_path):
+    alone = overfitting_trainer(tmp_path)
+    several = overfitting_trainer(tmp_path, eval_dataset={"held": Points(24, seed=1), "other": Points(24)})
+    alone.train()
+    several.train()
+    assert radii(several) == radii(alone)
+
+
+def test_a_trainer_can_choose_what_is_followed(tmp_path):
+    class Chooses(AMPTrainer):
+        def held_out_loss(self, metrics):
+            return metrics.get("eval_other_loss")
+
+    data = {"held": Points(24), "other": Points(24, seed=1)}
+    chosen = overfitting_trainer(tmp_path, Chooses, eval_dataset=data)
+    alone = overfitting_trainer(tmp_path)
+    chosen.train()
+    alone.train()
+    assert radii(chosen) == radii(alone)
+
+
+def test_a_held_out_loss_that_is_not_finite_changes_nothing(tmp_path):
+    class Breaks(AMPTrainer):
+        def held_out_loss(self, metrics):
+            return math.nan if self.state.epoch >= 6 else super().held_out_loss(metrics)
+
+    trainer = overfitting_trainer(tmp_path, Breaks)
+    trainer.train()
+    assert radii(trainer)[6:] == [radii(trainer)[5]] * 6
+    assert radii(trainer)[5] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"eval_strategy": "no"}, True),
+        ({}, False),
+        ({"eval_strategy": "no", "amp_epsilon": 0.1}, False),
+        ({"eval_strategy": "no", "amp_epsilon": 0.0}, False),
+        ({"eval_strategy": "no", "amp_inner_iter": 0}, False),
+    ],
+    ids=str,
+)
+def test_it_is_said_that_nothing_is_evaluated(tmp_path, caplog, options, said):
+    trainer = overfitting_trainer(tmp_path, **options)
+    with caplog.at_level("WARNING"):
+        trainer.train()
+    assert caplog.text.count("`amp_epsilon` is not set") == said
+    if said:
+        assert "eval_strategy='epoch'" in caplog.text
+        assert radii(trainer) == [0.0] * 12
+
+
+def test_it_is_said_once_that_an_evaluation_gives_no_loss(tmp_path, caplog):
+    class NoLabels(Points):
+        def __getitem__(self, index):
+            return {"x": self.x[index]}
+
+    trainer = overfitting_trainer(tmp_path, eval_dataset=NoLabels(24))
+    with caplog.at_level("WARNING"):
+        trainer.train()
+    assert caplog.text.count("this evaluation has no 'eval_loss'") == 1
+    assert radii(trainer) == [0.0] * 12
+
+
+def test_a_random_perturbation_follows_overfitting_too(tmp_path):
+    class Random(AMPTrainer):
+        def find_perturbation(self, perturbation, ascent_pass):
+            perturbation.randomize(torch.Generator().manual_seed(self.state.global_step))
+
+    trainer = overfitting_trainer(tmp_path, Random)
+    trainer.train()
+    norms = [entry.get("perturbation_norm", 0.0) for entry in logs_of(trainer)]
+    assert max(norms) > 0
+    assert max(radii(trainer)) > 0.2
