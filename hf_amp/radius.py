@@ -1,7 +1,7 @@
 """The radius ε that nobody has to choose: as large as the training over-fits, and 0 while it does not."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,8 @@ from hf_amp.training_args import AMPSettings
 logger = logging.get_logger(__name__)
 
 LARGEST = 0.5
-NARROW_GAP, WIDE_GAP = 0.05, 0.3
+NARROW_GAP, WIDE_GAP = 0.1, 0.3
+EVALUATIONS = 3
 NO_EVALUATION = (
     "`amp_epsilon` is not set, so the radius follows how far the training over-fits, and nothing is evaluated while it "
     "trains: every step is a plain one, as with Trainer. Pass `eval_dataset` and eval_strategy='epoch', or choose a "
@@ -32,13 +33,15 @@ _STEPS_OF_START = 4
 _TrainerBehind = Trainer if TYPE_CHECKING else object
 
 
-def radius_for(training_loss: float, held_out_loss: float, loss_at_start: float) -> float:
-    """Return the radius for a training loss at θ, a held-out loss and the loss that the training began with.
+def radius_for(training_loss: float, held_out_losses: Sequence[float], loss_at_start: float) -> float:
+    """Return the radius for a training loss, the last held-out losses, and the loss that the training began with.
 
-    A gap of less than a twentieth of it is that of a network that still learns: the radius is 0. From there it grows in
-    proportion, to 0.5, the radius of the paper's authors, where the gap is three tenths or more.
+    The gap is that between the training loss and the lowest of the held-out losses, since one evaluation, or two, may
+    come out badly where nothing is over-fitted (batch norm at a high learning rate). While it is less than a tenth of
+    the loss at the start, it is the ordinary one of a network that still learns: the radius is 0. From there it grows
+    in proportion to the gap, to 0.5, the radius of the paper's authors, where the gap is three tenths or more.
     """
-    gap = (held_out_loss - training_loss) / loss_at_start if loss_at_start > 0 else 0.0
+    gap = (min(held_out_losses) - training_loss) / loss_at_start if loss_at_start > 0 else 0.0
     return LARGEST * min(1.0, max(0.0, (gap - NARROW_GAP) / (WIDE_GAP - NARROW_GAP)))
 
 
@@ -70,9 +73,9 @@ class _Mean:
 class RadiusCallback(TrainerCallback, ExportableState):
     """Sets the radius after each evaluation. `AMPTrainer` has one, which counts while `amp_epsilon` is None.
 
-    The trainer tells it the loss at θ of every step. The mean since the evaluation before is compared with the held-out
-    loss, see `radius_for`. Checkpoints hold its state, so that a training that is resumed has the radii of one that was
-    never stopped; a new training begins at 0.
+    The trainer tells it the loss at θ of every step. The mean since the evaluation before is compared with the last
+    held-out losses, see `radius_for`. Checkpoints hold its state, so that a training that is resumed has the radii of
+    one that was never stopped; a new training begins at 0.
 
     Attributes:
         value: the present radius ε, in [0, 0.5].
@@ -89,8 +92,10 @@ class RadiusCallback(TrainerCallback, ExportableState):
         self.trainer: RadiusMixin | None = None
         self._begin()
 
-    def _begin(self, value: float = 0.0, largest: float = 0.0, start: Any = None, recent: Any = None) -> None:
-        self.value, self.largest = value, largest
+    def _begin(
+        self, value: float = 0.0, largest: float = 0.0, held_out: Any = (), start: Any = None, recent: Any = None
+    ) -> None:
+        self.value, self.largest, self._held_out = value, largest, list(held_out)
         self._start, self._recent = _Mean(**start or {}), _Mean(**recent or {})
         self._step: int | None = None
         self._is_start = False
@@ -131,7 +136,8 @@ class RadiusCallback(TrainerCallback, ExportableState):
             return
         training_loss, self._recent = self._recent.collect(), _Mean()
         if math.isfinite(loss):
-            self.value = radius_for(training_loss, loss, self._start.collect())
+            self._held_out = [*self._held_out, loss][-EVALUATIONS:]
+            self.value = radius_for(training_loss, self._held_out, self._start.collect())
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Bring the sums to the host before a checkpoint, which one process alone writes."""
@@ -143,8 +149,9 @@ class RadiusCallback(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
+        own = {"value": self.value, "largest": self.largest, "held_out": self._held_out}
         means = {"start": self._start.state(), "recent": self._recent.state()}
-        return {"args": {}, "attributes": {"value": self.value, "largest": self.largest, **means}}
+        return {"args": {}, "attributes": {**own, **means}}
 
 
 class RadiusMixin(_TrainerBehind):

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-_TRAINING_LOGS = ("loss", "erm_loss", "sharpness", "perturbation_norm", "skipped_ascents", "learning_rate", "grad_norm")
+_OF_AMP = ("erm_loss", "sharpness", "amp_epsilon", "perturbation_norm", "skipped_ascents")
+_TRAINING_LOGS = ("loss", *_OF_AMP, "learning_rate", "grad_norm")
 # What `Trainer.evaluate` says of its own speed, not of the model.
 _OF_SPEED = ("runtime", "samples_per_second", "steps_per_second", "jit_compilation_time", "model_preparation_time")
 

@@ -78,7 +78,8 @@ class SeedRun:
         self.args = _arguments_of_seed(training, folder, seed)
         self.data = data
         self.trainer = (make_trainer or make_image_trainer)(model, self.args, data, described)
-        self.best = BestWeights()
+        self.best_metric = f"eval_{self.args.metric_for_best_model}"
+        self.best = BestWeights(self.best_metric)
         self._add_callbacks()
 
     def run(self) -> dict[str, Any]:
@@ -152,8 +153,8 @@ class SeedRun:
 
     def _best_point(self, points: list[dict[str, Any]]) -> dict[str, Any] | None:
         """Return the point of the curves with the best evaluation; of equals the first."""
-        evaluated = [point for point in points if point.get("eval_error_rate") is not None]
-        return min(evaluated, key=lambda point: point["eval_error_rate"], default=None)
+        evaluated = [point for point in points if point.get(self.best_metric) is not None]
+        return min(evaluated, key=lambda point: point[self.best_metric], default=None)
 
     def _test_best(self, point: dict[str, Any] | None) -> dict[str, float] | None:
         """Test the weights of the best epoch and save them in `best`; None if they were not kept.

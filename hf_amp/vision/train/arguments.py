@@ -13,6 +13,8 @@ from hf_amp.hub.arguments import AMPTrainingArguments
 from hf_amp.vision.train.methods import METHODS
 from hf_amp.vision.train.recipes import PROTOCOL
 
+_LOWEST_IS_BEST = ("error_rate", "loss", "nll", "ece")
+
 
 @dataclass
 class ImageTrainingArguments(AMPTrainingArguments):
@@ -208,6 +210,11 @@ def _check_combinations(args: ImageTrainingArguments) -> None:
         )
     if not args.save_minutes >= 0:
         raise ValueError(f"`save_minutes` must be >= 0, got {args.save_minutes}; 0 writes no checkpoints by the clock")
+    if args.metric_for_best_model not in _LOWEST_IS_BEST:
+        raise ValueError(
+            f"`metric_for_best_model` must be one of {', '.join(_LOWEST_IS_BEST)}, whose lowest value is best, got "
+            f"{args.metric_for_best_model!r}; choose one"
+        )
     if args.load_best_model_at_end:
         raise ValueError(
             "`load_best_model_at_end` would lose the last weights; leave it out: last and best are both reported"

@@ -1,0 +1,281 @@
+"""The tasks of default_radius.py: which data, network, length and wrong labels, and one training of each."""
+
+import json
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.data import StackDataset
+from transformers import (
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+    set_seed,
+)
+
+from hf_amp import AMPTrainer, AMPTrainingArguments
+from hf_amp.vision.report.experiment import Experiment
+from hf_amp.vision.report.run import make_image_trainer
+from hf_amp.vision.train.command_line import Settings
+
+SHARE_OF_CHEAP = 0.06
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training: the settings of `examples/image_classification.py`, or text.
+
+    Args:
+        settings: of the image command; empty: text.
+        images: folder below --data; None: none is needed.
+        train: number of training images; as many more as `held_out` says are evaluated after each epoch.
+        held_out: number of held-out images.
+        seeds: to train with unless others are asked for.
+        cheap: train also with the ascent on 6 % of each batch.
+        start: what the weights start from: None: fresh; "vit": a small vision transformer; "trained": a network trained
+            on 20,000 images of CIFAR-10.
+        head_only: train nothing but the classifier.
+    """
+
+    settings: dict = field(default_factory=dict)
+    images: str | None = None
+    train: int = 0
+    held_out: int = 0
+    seeds: tuple = (0, 1, 2)
+    cheap: bool = False
+    start: str | None = None
+    head_only: bool = False
+
+    @property
+    def needs_data(self):
+        return self.images is not None
+
+
+def network(width, stages):
+    sizes = [round(width * size) for size in stages]
+    return {"stem_size": sizes[0], "hidden_sizes": sizes, "depths": [1] * len(sizes)}
+
+
+def digits(width, epochs, noise):
+    settings = {
+        "dataset": "digits",
+        "model_args": network(width, (8, 16, 32)),
+        "num_train_epochs": epochs,
+        "label_noise": noise,
+        "per_device_train_batch_size": 50,
+        "precision": "float32",
+    }
+    return Task(settings, None, 600, 200, cheap=width == 1 and epochs == 40)
+
+
+def cifar(train, epochs, noise=0.0, augmentation="none", stages=(8, 16, 32, 64), **more):
+    """Some settings of a task on CIFAR-10 that are no settings of the command belong to the `Task`."""
+    own = {name: more.pop(name) for name in ("seeds", "cheap", "start", "head_only", "images") if name in more}
+    settings = {
+        "dataset": "cifar10",
+        "model_args": network(1, stages),
+        "num_train_epochs": epochs,
+        "label_noise": noise,
+        "augmentation": augmentation,
+        **more,
+    }
+    return Task(settings, **{"images": "cifar10", "train": train, "held_out": max(500, train // 10), **own})
+
+
+def fine_tuned(name, epochs, noise, **own):
+    settings = {"dataset": name, "num_train_epochs": epochs, "label_noise": noise, "learning_rate": 0.01}
+    train = 3000 if name == "cifar100" else 690
+    return Task({**settings, "augmentation": "none"}, f"{name}-small", train, train // 5, start="trained", **own)
+
+
+ONE_CYCLE = {"lr_scheduler_type": "cosine", "warmup_steps": 0.2, "learning_rate": 0.2, "weight_decay": 5e-4}
+ADAM = {"optim": "adamw_torch", "learning_rate": 1e-3, "weight_decay": 0.05, "lr_scheduler_type": "linear"}
+WIDER = (16, 32, 64, 128)
+
+TASKS = {
+    f"digits_width{width:g}_{epochs}epochs_noise{noise:g}": digits(width, epochs, noise)
+    for epochs in (10, 40)
+    for width in (1, 0.5, 3)
+    for noise in (0.0, 0.2, 0.4)
+}
+TASKS |= {
+    "text_20epochs_noise0.2": Task(),
+    "text_20epochs_noise0": Task(),
+}
+TASKS |= {
+    f"cifar10_1500_{epochs}epochs_noise{noise:g}_{augmentation}": cifar(
+        1500, epochs, noise, augmentation, cheap=epochs == 40 and augmentation == "none"
+    )
+    for epochs in (15, 40)
+    for augmentation in ("none", "vanilla")
+    for noise in (0.0, 0.4)
+}
+TASKS |= {
+    "svhn_from_cifar10_20epochs_noise0": fine_tuned("svhn", 20, 0.0),
+    "svhn_from_cifar10_20epochs_noise0.4": fine_tuned("svhn", 20, 0.4),
+    "cifar100_from_cifar10_20epochs_noise0": fine_tuned("cifar100", 20, 0.0),
+    "cifar100_from_cifar10_20epochs_head": fine_tuned("cifar100", 20, 0.0, head_only=True),
+    "cifar10_1500_40epochs_noise0.4_adamw": cifar(1500, 40, 0.4, **ADAM),
+    "cifar10_1500_40epochs_noise0_vit": cifar(1500, 40, 0.0, start="vit", **ADAM),
+}
+TASKS |= {
+    f"cifar10_5000_{epochs}epochs_noise{noise:g}_{augmentation}": cifar(5000, epochs, noise, augmentation)
+    for epochs in (15, 40)
+    for augmentation in ("none", "vanilla")
+    for noise in (0.0, 0.4)
+}
+TASKS |= {
+    f"cifar10n_{labels}_18000_{epochs}epochs": cifar(
+        18000, epochs, augmentation="vanilla", stages=WIDER, train_labels=labels, **ONE_CYCLE
+    )
+    for epochs in (8, 30)
+    for labels in ("worst", "aggregate")
+}
+_images = {}
+_SIZES = {"digits": 1438, "cifar10": 50_000, "cifar100": 5000, "svhn": 862}
+
+
+def run_task(name, way, seed, output_dir, data):
+    """Train once; return test errors in %, seconds, and what the radius was.
+
+    Args:
+        name: of the task.
+        way: "erm", "together", "default", "cheap" or a constant radius.
+        seed: of everything.
+        output_dir: where runs go.
+        data: folder of the images.
+    """
+    task = TASKS[name]
+    if not task.settings:
+        return text_run(way, seed, 0.2 if name.endswith("0.2") else 0.0, output_dir)
+    settings = image_settings(task, way, seed, output_dir / "runs" / name / way, data)
+    if task.start is not None:
+        settings["model"] = str(start_of(task.start, output_dir, data, settings.pop("model_args", None)))
+    model, images, training = Settings(settings).arguments()
+    key = repr({k: v for k, v in settings.items() if k.startswith(("dataset", "train_labels", "max_", "validation"))})
+    make = frozen_but_for_the_head if task.head_only else None
+    experiment = Experiment(model, images, training, _images.get(key), verbose=False, make_trainer=make)
+    if key not in _images:
+        _images.clear()
+        _images[key] = experiment.images
+    run = next(one for one in experiment.run()["runs"] if one["seed"] == seed)
+    return result_of(run)
+
+
+def image_settings(task, way, seed, folder, data):
+    method = {"erm": {"method": "erm"}, "together": {"method": "erm"}}.get(way, {"method": "amp"})
+    if way == "cheap":
+        method |= {"amp_ascent_fraction": SHARE_OF_CHEAP}
+    elif way not in ("default", "erm", "together"):
+        method |= {"amp_epsilon": float(way)}
+    together = way == "together"
+    name = task.settings["dataset"]
+    own = {
+        "model": "preactresnet18",
+        "max_train_samples": task.train + (task.held_out if together else 0),
+        "validation_fraction": 0.0 if together else task.held_out / _SIZES[name],
+        "metric_for_best_model": "loss",
+        "seeds": [seed],
+        "save_minutes": 0.0,
+        "use_cpu": not torch.cuda.is_available(),
+        "output_dir": str(folder / f"seed{seed}"),
+    }
+    if task.images is not None:
+        own["dataset_path"] = str(data / task.images)
+    settings = {**own, **task.settings, **method}
+    if "train_labels" in settings:
+        settings["train_labels"] = f"{data / 'cifar10n' / 'labels.parquet'}:{settings['train_labels']}"
+    settings["model_args"] = json.dumps(settings["model_args"]) if "model_args" in settings else "{}"
+    return settings
+
+
+def result_of(run):
+    best = run["test"]["best"]
+    points = [point for point in run["curves"] if "loss" in point]
+    return {
+        "error": 100 * run["test"]["last"]["error_rate"],
+        "best_error": None if best is None else 100 * best["error_rate"],
+        "nll": run["test"]["last"]["nll"],
+        "seconds": run["seconds"],
+        "radii": [round(point.get("amp_epsilon", 0.0), 4) for point in points],
+        "training_losses": [round(point.get("erm_loss", point["loss"]), 4) for point in points],
+        "held_out_losses": [round(point["eval_loss"], 4) for point in run["curves"] if "eval_loss" in point],
+    }
+
+
+def start_of(kind, output_dir, data, model_args):
+    """The folder of the network that a task starts from, made when it is first asked for."""
+    folder = output_dir / "starts" / kind
+    if kind == "vit":
+        if not (folder / "config.json").is_file():
+            set_seed(0)
+            sizes = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
+            ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=4)).save_pretrained(folder)
+        return folder
+    task = cifar(20_000, 12, augmentation="vanilla", stages=WIDER, **ONE_CYCLE)
+    settings = image_settings(task, "together", 0, folder, data)
+    Experiment(*Settings(settings).arguments(), verbose=False).run()
+    return folder / "seed0" / "seed_0"
+
+
+def frozen_but_for_the_head(model, args, data, described):
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.startswith("classifier")
+    return make_image_trainer(model, args, data, described)
+
+
+def sentences(count, noise, seed):
+    """Sequences of 16 of 64 words; the class is which of four groups of eight words is most frequent."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(4, 68, (count, 16), generator=generator)
+    groups = torch.stack([((ids - 4) // 8 == group).sum(1) for group in range(4)], 1)
+    labels = (groups + 0.1 * torch.rand(groups.shape, generator=generator)).argmax(1)
+    wrong = torch.rand(count, generator=generator) < noise
+    labels = torch.where(wrong, (labels + torch.randint(1, 4, (count,), generator=generator)) % 4, labels)
+    return StackDataset(input_ids=ids, labels=labels)
+
+
+def text_run(way, seed, noise, output_dir):
+    """A small DistilBERT on made sentences; the plain `TrainingArguments` are those of the default."""
+    train = sentences(1000 if way == "together" else 800, noise, 1000 + seed)
+    held_out, test = sentences(200, noise, 2000 + seed), sentences(2000, 0.0, 3000)
+    own = {"amp_epsilon": 0.0 if way in ("erm", "together") else float(way)} if way != "default" else {}
+    args = (TrainingArguments if way == "default" else AMPTrainingArguments)(
+        output_dir=str(output_dir / "runs" / "text" / way / f"seed{seed}"),
+        num_train_epochs=20,
+        per_device_train_batch_size=32,
+        learning_rate=1e-3,
+        eval_strategy="epoch",
+        logging_strategy="epoch",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        seed=seed,
+        **own,
+    )
+    set_seed(seed)
+    sizes = {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 16}
+    model = DistilBertForSequenceClassification(DistilBertConfig(vocab_size=68, num_labels=4, **sizes))
+    model.accepts_loss_kwargs = False
+    trainer = AMPTrainer(
+        model=model, args=args, train_dataset=train, eval_dataset=held_out, compute_metrics=error_of_logits
+    )
+    seconds = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - seconds
+    history = trainer.state.log_history
+    return {
+        "error": 100 * trainer.evaluate(test, metric_key_prefix="test")["test_error"],
+        "best_error": None,
+        "seconds": seconds,
+        "radii": [round(entry.get("amp_epsilon", 0.0), 4) for entry in history if "loss" in entry],
+        "training_losses": [round(entry.get("erm_loss", entry["loss"]), 4) for entry in history if "loss" in entry],
+        "held_out_losses": [round(entry["eval_loss"], 4) for entry in history if "eval_loss" in entry],
+    }
+
+
+def error_of_logits(prediction):
+    return {"error": float((prediction.predictions.argmax(-1) != prediction.label_ids).mean())}
