@@ -7,8 +7,8 @@
 Each task is trained in these ways, with the same seeds:
   erm          plain training
   together     plain training on training and held-out images together
-  default      AMPTrainer with nothing set: the radius follows the loss on the held-out images, whose labels are as wrong
-               as those that are trained on
+  default      AMPTrainer with nothing set: the radius follows the loss on the held-out images, which have as many wrong
+               labels as the training images
   0.05 … 0.5   AMPTrainer with a constant radius
   cheap        as default, the ascent on 6 % of each batch (some tasks)
 Reported are test errors in % at the last epoch, for ERM also at the epoch of the lowest held-out loss. What is done is
