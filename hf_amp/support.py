@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from transformers.utils import is_sagemaker_mp_enabled, logging
 
 from hf_amp.parameters import all_parameters, check_target_parameters, twin_parameters, warn_of_half_precision
-from hf_amp.trainers import refuse_share, refuse_trainer
+from hf_amp.third_party import refuse_share, refuse_trainer
 from hf_amp.training_args import AMPSettings
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from hf_amp.hub.section import AMPCardMixin
 from hf_amp.inputs import Watch, copied
 from hf_amp.parameters import fold_gradients
 from hf_amp.perturbation import Perturbation
-from hf_amp.trainers import figures_held, samples_of_known
+from hf_amp.third_party import figures_held, samples_of_known
 from hf_amp.training_args import AMPSettings
 from hf_amp.training_run import TrainingRun
 

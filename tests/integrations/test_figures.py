@@ -9,7 +9,7 @@ from sentence_transformers.sentence_transformer.losses import GlobalOrthogonalRe
 from test_shares import CUT, loss, rows_and_batch
 from tiny_text import pairs
 
-from hf_amp.trainers import figures_held
+from hf_amp.third_party import figures_held
 
 
 def several_parts(folder, method, **arguments):
@@ -69,7 +69,7 @@ def test_other_trainers_have_nothing_to_hold(tmp_path):
     assert trainer._metrics == {"seen": 2.0}
 
 
-# Names of other packages that `hf_amp.trainers` relies on and that no documentation promises: what breaks without each.
+# Names of other packages that `hf_amp.third_party` relies on and that no documentation promises: what breaks without each.
 @pytest.mark.parametrize(
     ("name", "attribute", "without_it"),
     [

@@ -20,7 +20,7 @@ from transformers import Seq2SeqTrainer, Trainer
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 from hf_amp import AMPTrainerMixin
-from hf_amp.trainers import refuse_trainer
+from hf_amp.third_party import refuse_trainer
 
 # The trainers of trl by what AMP does with them: a new release that has others fails here, and they are looked at.
 TRAINED = {"SFT", "DPO", "_DPO", "Reward", "KTO", "_KTO", "CPO", "ORPO", "TPO", "_Base"}

@@ -15,7 +15,7 @@ from tiny_text import pairs
 from transformers import DataCollatorWithFlattening
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from hf_amp.trainers import refuse_share, samples_of_known
+from hf_amp.third_party import refuse_share, samples_of_known
 
 CUT = {name: kind for name, kind in KINDS.items() if not name.startswith(("PEFT", "Seq2Seq", "DPO, LoRA"))} | {
     "TPO, two answers": functools.partial(tpo, tpo_alpha=0.0),
