@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from hf_amp import support
 from hf_amp.batches import Batch, tensor_shapes
-from hf_amp.inputs import held, same_values
+from hf_amp.inputs import WatchedCount, held, same_values
 from hf_amp.logs import PerturbationLog
 from hf_amp.parameters import all_parameters, stepped_parameters, target_parameters, twin_parameters
 from hf_amp.passes import reshard, sharded_modules
@@ -148,4 +148,4 @@ class TrainingRun:
         if not (plain_loss and is_split) or args.n_gpu > 1 or args.torch_compile:
             return num_items
         self._has_watched = True
-        return support.WatchedCount.of(num_items)
+        return WatchedCount.of(num_items)
