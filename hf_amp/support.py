@@ -42,6 +42,10 @@ NOTHING_TO_CUT = (
     "`amp_ascent_fraction`={} has no effect on this batch, of which no part can be taken: the ascent sees all of it. "
     "Override `samples_of` to say how it is cut, or set amp_ascent_fraction=1."
 )
+FAILED_PASSES_STAY = (
+    "FSDP2 of torch {} cannot forget a forward pass that failed: if such an error is caught and training goes on, some "
+    "parameters stay gathered and are not perturbed in the next step. Use torch >= 2.13, or let the error end the run."
+)
 HOOK_WITH_STATE = (
     "The communication hook {!r} has a state ({}). It is called in each pass of a step, those of the ascent included: "
     "if the state moves there, let it move only while `trainer.amp_pass` is not 'ascent', or use a hook without one."

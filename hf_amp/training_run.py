@@ -115,6 +115,8 @@ class TrainingRun:
         """See `passes.reshard`; a walk over all modules, so once a training."""
         if self._sharded is None:
             self._sharded = sharded_modules(model)
+            if self._sharded and not hasattr(self._sharded[0], "reset_iter_state"):
+                self.say(support.FAILED_PASSES_STAY.format(torch.__version__))
         reshard(self._sharded, is_new_step)
 
     def note_inputs(self, kind: str, changed: list[str]) -> None:

@@ -35,6 +35,7 @@ import hf_amp
 from hf_amp import AMPArguments, AMPTrainer, AMPTrainerMixin
 from hf_amp.parameters import all_parameters, target_parameters
 from hf_amp.support import check_communication, unconnected_processes
+from hf_amp.training_run import TrainingRun
 
 # --- refusals ---
 
@@ -126,6 +127,15 @@ def test_a_communication_hook_with_a_state_of_its_own_is_warned_about(caplog):
         check_communication(SimpleNamespace(_orig_mod=SimpleNamespace(_comm_hooks=[(compress, Errors())])))  # compiled
     assert "compress' has a state (Errors)" in caplog.text
     assert "only while `trainer.amp_pass` is not 'ascent'" in caplog.text
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_shards_that_keep_a_failed_pass_are_warned_about(monkeypatch, caplog, forgets):
+    methods = {"reshard": lambda: None} | ({"reset_iter_state": lambda: None} if forgets else {})
+    monkeypatch.setattr("hf_amp.training_run.sharded_modules", lambda model: [SimpleNamespace(**methods)])
+    with caplog.at_level("WARNING"):
+        TrainingRun(None)._reshard(tiny_model(), is_new_step=True)
+    assert ("cannot forget a forward pass that failed" in caplog.text) == (not forgets)
 
 
 def test_the_mixin_behind_its_trainer_is_refused():
