@@ -1,10 +1,11 @@
-"""The same inputs for every pass, whatever a pass does to its own: new containers, and tensors that are watched."""
+"""The same inputs for every pass, whatever it does to its own: new containers, tensors and a count that are watched."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -96,3 +97,39 @@ def _has_iterators(data: Any) -> bool:
     if isinstance(data, (list, tuple)):
         return any(map(_has_iterators, data))
     return isinstance(data, Iterator)
+
+
+class WatchedCount(Tensor):
+    """A number of items that notes whether anything was computed with it.
+
+    Most heads of transformers 5 take `num_items_in_batch` and ignore it (87 of 90 for sequence classification in 5.24,
+    https://github.com/huggingface/transformers/issues/47688). This finds out in a pass that is made anyway.
+    """
+
+    uses: list[str]
+
+    @classmethod
+    def of(cls, count: Tensor) -> "WatchedCount":
+        """Return the count, watched; `uses` lists what was computed with it."""
+        watched = count.detach().as_subclass(cls)
+        watched.uses = []
+        return watched
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note the function, and compute it with the plain number."""
+        name = getattr(func, "__name__", str(func))
+        values = [value for arg in args for value in (arg if isinstance(arg, (list, tuple)) else (arg,))]
+        uses = next((value.uses for value in values if isinstance(value, WatchedCount)), [])
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+            if name in _MOVES:
+                result = result.as_subclass(cls)
+                result.uses = uses
+        if name not in _MOVES and name not in _LOOKS:
+            uses.append(name)
+        return result
+
+
+_MOVES = ("to", "detach", "cuda", "cpu", "clone")
+_LOOKS = ("__get__", "dim", "size", "numel", "is_floating_point", "__repr__", "stride", "storage_offset")

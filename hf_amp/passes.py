@@ -98,7 +98,8 @@ def reshard(modules: Iterable[Any], is_new_step: bool) -> None:
 
     Args:
         modules: what `sharded_modules` returned.
-        is_new_step: no gradient is accumulated inside the modules, so that a pass that failed can be forgotten, too.
+        is_new_step: no gradient is accumulated inside the modules, so that a pass that failed can be forgotten, too;
+            torch < 2.13 has no public way to do that.
     """
     for i, module in enumerate(modules):
         if i == 0 and is_new_step and hasattr(module, "reset_iter_state"):  # since torch 2.13

@@ -4,14 +4,14 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-import torch
 from accelerate.utils import DistributedType
-from torch import Tensor, nn
+from torch import nn
+from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
 from transformers.utils import is_sagemaker_mp_enabled, logging
 
 from hf_amp.parameters import all_parameters, check_target_parameters, twin_parameters, warn_of_half_precision
-from hf_amp.trainers import refuse_share, refuse_trainer
+from hf_amp.third_party import refuse_share, refuse_trainer
 from hf_amp.training_args import AMPSettings
 
 if TYPE_CHECKING:
@@ -42,10 +42,23 @@ NOTHING_TO_CUT = (
     "`amp_ascent_fraction`={} has no effect on this batch, of which no part can be taken: the ascent sees all of it. "
     "Override `samples_of` to say how it is cut, or set amp_ascent_fraction=1."
 )
+FAILED_PASSES_STAY = (
+    "FSDP2 of torch {} cannot forget a forward pass that failed: if such an error is caught and training goes on, some "
+    "parameters stay gathered and are not perturbed in the next step. Use torch >= 2.13, or let the error end the run."
+)
+HOOK_WITH_STATE = (
+    "The communication hook {!r} has a state ({}). It is called in each pass of a step, those of the ascent included: "
+    "if the state moves there, let it move only while `trainer.amp_pass` is not 'ascent', or use a hook without one."
+)
 _OPTIMIZERS_IN_BACKWARD = re.compile(r"lomo|layerwise", re.IGNORECASE)
 # Their hooks on gradients communicate, and step nothing.
 _HOOKS_THAT_ONLY_AVERAGE = ("transformers.trainer", "torch.nn.parallel.distributed")
-_HOOKS_WITH_MEMORY = ("power_sgd", "batched_power_sgd")
+# Of torch.distributed.algorithms.ddp_comm_hooks.
+_HOOKS_THAT_STEP = ("ddp_zero_hook", "optimizer_overlap_hooks")
+_STATES_THAT_MOVE = {
+    "PowerSGDState": "carries what it rounded in one pass over to the next, at another point",
+    "PostLocalSGDState": "counts passes, not steps, and then averages gradients within a part of the processes only",
+}
 
 
 NO_TRAINER = (
@@ -94,6 +107,7 @@ def check_training(trainer: Any) -> None:
 def check_first_step(trainer: Any) -> None:
     """Refuse what came with the optimizer or a trial's own settings; say what is trained with a caveat."""
     check_training(trainer)
+    check_communication(trainer.model_wrapped)
     if trainer.model is not None:
         warn_of_half_precision(trainer.model, trainer.amp_settings.target_parameters)
 
@@ -119,14 +133,6 @@ def refuse_setup(trainer: "Trainer") -> None:
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if trainer.is_fsdp_enabled and getattr(plugin, "fsdp_version", 1) != 2:
         _refuse("FSDP version 1", 'it flattens parameters; use FSDP2: `fsdp_config={"fsdp_version": 2}`')
-    handler = getattr(accelerator, "ddp_handler", None)
-    hook = getattr(handler, "comm_hook", "no")
-    hook = str(getattr(hook, "value", hook)).lower()
-    if hook in _HOOKS_WITH_MEMORY:
-        _refuse(
-            f"the communication hook {hook!r}",
-            "it carries what it rounded in one pass over to the next, at another point; use fp16, bf16 or none",
-        )
     name = str(getattr(trainer.args.optim, "value", trainer.args.optim))
     if _OPTIMIZERS_IN_BACKWARD.search(name):
         _refuse(f"the optimizer {name!r}", "it steps inside backward, at θ + Δ; choose another `optim`")
@@ -177,6 +183,26 @@ def _refuse_stepping_hooks(name: str, param: nn.Parameter) -> None:
             )
 
 
+def check_communication(model: Any) -> None:
+    """Refuse communication hooks of DDP that are wrong in several passes a step; warn of a state that is not known.
+
+    Hooks without a state, such as those that send fp16 or bf16, are right: they see one backward pass at a time.
+
+    Raises:
+        NotImplementedError: naming the hook and what to use instead.
+    """
+    for hook, state in getattr(getattr(model, "_orig_mod", model), "_comm_hooks", ()):
+        name, kind = getattr(hook, "__qualname__", type(hook).__name__), type(state).__name__
+        if getattr(hook, "__module__", "").rpartition(".")[2] in _HOOKS_THAT_STEP:
+            _refuse(f"the communication hook {name!r}", "it steps inside backward, at θ + Δ; step in the optimizer")
+        if kind in _STATES_THAT_MOVE:
+            _refuse(
+                f"the communication hook {name!r} with {kind}", f"it {_STATES_THAT_MOVE[kind]}; use fp16, bf16 or none"
+            )
+        if state is not None and not isinstance(state, ProcessGroup):
+            logger.warning(HOOK_WITH_STATE.format(name, kind))
+
+
 def _refuse(what: str, remedy: str) -> None:
     raise NotImplementedError(f"Adversarial model perturbation does not support {what}: {remedy}.")
 
@@ -204,39 +230,3 @@ def unconnected_processes(args: "TrainingArguments") -> str | None:
         f"The launcher started WORLD_SIZE={launched} processes, but the training arguments see one: each process would "
         "train by itself and write the same files. On a CPU, pass `use_cpu=True` (`--use_cpu`)."
     )
-
-
-class WatchedCount(Tensor):
-    """A number of items that notes whether anything was computed with it.
-
-    Most heads of transformers 5 take `num_items_in_batch` and ignore it (87 of 90 for sequence classification in 5.24,
-    https://github.com/huggingface/transformers/issues/47688). This finds out in a pass that is made anyway.
-    """
-
-    uses: list[str]
-
-    @classmethod
-    def of(cls, count: Tensor) -> "WatchedCount":
-        """Return the count, watched; `uses` lists what was computed with it."""
-        watched = count.detach().as_subclass(cls)
-        watched.uses = []
-        return watched
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note the function, and compute it with the plain number."""
-        name = getattr(func, "__name__", str(func))
-        values = [value for arg in args for value in (arg if isinstance(arg, (list, tuple)) else (arg,))]
-        uses = next((value.uses for value in values if isinstance(value, WatchedCount)), [])
-        with torch._C.DisableTorchFunctionSubclass():
-            result = func(*args, **(kwargs or {}))
-            if name in _MOVES:
-                result = result.as_subclass(cls)
-                result.uses = uses
-        if name not in _MOVES and name not in _LOOKS:
-            uses.append(name)
-        return result
-
-
-_MOVES = ("to", "detach", "cuda", "cpu", "clone")
-_LOOKS = ("__get__", "dim", "size", "numel", "is_floating_point", "__repr__", "stride", "storage_offset")

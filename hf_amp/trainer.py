@@ -14,11 +14,11 @@ from hf_amp import passes, support
 from hf_amp.batches import Ascent, Batch, Samples, ascent_of, rows_of
 from hf_amp.hub.mixin import PublishingMixin
 from hf_amp.hub.section import AMPCardMixin
-from hf_amp.inputs import Watch, copied
+from hf_amp.inputs import Watch, WatchedCount, copied
 from hf_amp.parameters import fold_gradients
 from hf_amp.perturbation import Perturbation
 from hf_amp.radius import RadiusMixin
-from hf_amp.trainers import figures_held, samples_of_known
+from hf_amp.third_party import figures_held, samples_of_known
 from hf_amp.training_run import TrainingRun
 
 logger = logging.get_logger(__name__)
@@ -143,7 +143,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
                 figures_held(self),
             ):
                 losses.append(self._pass("ascent", model, inputs, num_items, is_clean))
-            if isinstance(num_items, support.WatchedCount) and not num_items.uses:
+            if isinstance(num_items, WatchedCount) and not num_items.uses:
                 run.say(support.LOSS_IGNORES_NUM_ITEMS.format(type(self.model).__name__))
             self.current_flos += run.flos_of(self, inputs)
         return losses

@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from hf_amp import support
 from hf_amp.batches import Batch, tensor_shapes
-from hf_amp.inputs import held, same_values
+from hf_amp.inputs import WatchedCount, held, same_values
 from hf_amp.logs import PerturbationLog
 from hf_amp.parameters import all_parameters, stepped_parameters, target_parameters, twin_parameters
 from hf_amp.passes import reshard, sharded_modules
@@ -117,6 +117,8 @@ class TrainingRun:
         """See `passes.reshard`; a walk over all modules, so once a training."""
         if self._sharded is None:
             self._sharded = sharded_modules(model)
+            if self._sharded and not hasattr(self._sharded[0], "reset_iter_state"):
+                self.say(support.FAILED_PASSES_STAY.format(torch.__version__))
         reshard(self._sharded, is_new_step)
 
     def note_inputs(self, kind: str, changed: list[str]) -> None:
@@ -150,4 +152,4 @@ class TrainingRun:
         if not (plain_loss and is_split) or args.n_gpu > 1 or args.torch_compile:
             return num_items
         self._has_watched = True
-        return support.WatchedCount.of(num_items)
+        return WatchedCount.of(num_items)

@@ -7,14 +7,17 @@ from hf_amp.hub.access import PublishingError, check_write_access, later_command
 
 
 def owner(monkeypatch, role="write", orgs=(), **access):
+    """The tokens whose owner was asked for."""
+    asked = []
     who = {"name": "me", "orgs": list(orgs), "auth": {"accessToken": {"displayName": "mine", "role": role, **access}}}
 
     class Api:
         def whoami(self, token):
-            assert token == "hf_given"
+            asked.append(token)
             return who
 
     monkeypatch.setattr(hub_access, "HfApi", Api)
+    return asked
 
 
 def scope(name, *permissions):
@@ -39,8 +42,9 @@ ORG = [{"name": "lab", "roleInOrg": "write"}, {"name": "club", "roleInOrg": "rea
     ],
 )
 def test_who_may_write(monkeypatch, repo_id, role, access):
-    owner(monkeypatch, role, ORG, **access)
+    asked = owner(monkeypatch, role, ORG, **access)
     check_write_access(repo_id, "hf_given", "or not")
+    assert asked == ["hf_given"]
 
 
 @pytest.mark.parametrize(
@@ -62,8 +66,17 @@ def test_who_may_not(monkeypatch, repo_id, role, access, said):
 
 @pytest.mark.parametrize("revision", [None, "refs/pr/1", "0" * 40])
 def test_no_branch_is_made_for_what_is_none(monkeypatch, revision):
-    monkeypatch.setattr(hub_access, "HfApi", None)
+    made = []
+
+    class Api:
+        def create_branch(self, repo_id, branch, **kwargs):
+            made.append(branch)
+
+    monkeypatch.setattr(hub_access, "HfApi", Api)
     make_branch("me/model", None, revision, "")
+    assert made == []
+    make_branch("me/model", None, "trial", "")
+    assert made == ["trial"]
 
 
 def test_the_command_for_later_can_be_typed_as_it_stands():

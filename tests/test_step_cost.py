@@ -3,7 +3,9 @@ import re
 import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,11 +53,55 @@ def test_step_cost_reports_times_ratios_and_memory_within_its_limits(tmp_path):
 
     refused = call("--models", "preactresnet18", "--dtype", "bfloat16")
     assert "holds figures with another dtype, float32, not bfloat16; use another --output_dir" in refused.stderr
-    done = call("--models", "preactresnet18", "--batch_size", "4")  # one of the paper's, in a call of its own
+    chosen = "AMPTrainer N=1, 4 micro-batches"  # on one of the paper's networks, in a call of its own
+    done = call("--models", "preactresnet18", "--batch_size", "4", "--variants", chosen, "--minutes", "5")
     assert done.returncode == 0, done.stderr
     models = json.loads((tmp_path / "step_cost.json").read_text())["models"]
     assert models["conv"] == first["models"]["conv"]
     assert models["preactresnet18"]["parameters"] == 11_172_170
+    assert list(models["preactresnet18"]["rows"]) == ["Trainer", "Trainer, 4 micro-batches", chosen]
+    assert 0.9 < models["preactresnet18"]["rows"][chosen]["extra_memory_copies"] <= 1.01
+
+
+@pytest.mark.parametrize(("seconds", "runs", "repeats"), [(14, 10, 2), (10, 10, 1), (4, 4, 1), (0, 0, 0)])
+def test_when_the_time_is_over_what_was_measured_is_kept(tmp_path, monkeypatch, seconds, runs, repeats):
+    monkeypatch.syspath_prepend(BENCHMARK.parent)  # as for a script
+    import step_cost
+
+    passed = iter(range(1000))  # a second between two looks at the clock, which come before each variant
+    monkeypatch.setattr(step_cost, "time", SimpleNamespace(monotonic=lambda: next(passed)))
+    monkeypatch.setattr(step_cost, "make_run", lambda *args: SimpleNamespace(steps=lambda: [(2.0, 3.0)]))
+    options = SimpleNamespace(variants=[*step_cost.VARIANTS], repeats=3, end=seconds)
+    result = step_cost.measure("conv", options, tmp_path)
+    assert list(result["rows"]) == list(step_cost.VARIANTS)[:runs]
+    assert all(row["ratio"] == 1 and "own_work" not in row for row in result["rows"].values())
+    assert result["repeats"] == repeats
+
+
+def test_a_network_for_which_no_time_is_left_is_said_and_left_out(tmp_path, monkeypatch, capsys):
+    words = ["--models", "conv", "--device", "cpu", "--minutes", "1e-9", "--output_dir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["step_cost.py", *words, "--variants", "AMPTrainer N=1"])
+    monkeypatch.syspath_prepend(BENCHMARK.parent)  # as for a script
+    runpy.run_path(str(BENCHMARK), run_name="__main__")
+    assert "conv: no time left" in capsys.readouterr().out
+    assert not (tmp_path / "step_cost.json").exists()
+
+
+def test_the_warning_of_the_watch_for_waits_ends_no_run(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK.parent)  # as for a script
+    import step_cost
+
+    modes = []
+
+    def of_torch(mode):
+        warnings.warn("Synchronization debug mode is a prototype feature and does not yet detect all", stacklevel=2)
+        modes.append(mode)
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", of_torch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step_cost.watch_waits("error")
+    assert modes == ["error"]
 
 
 @pytest.mark.slow
@@ -82,6 +128,26 @@ def test_steps_beside_the_plain_passes_are_of_networks_built_anew(tmp_path, monk
     assert conv["rows"]["Trainer"]["ratio"] > 1
     assert call("--models", "vit", "--repeats", "1")["models"]["conv"] == conv
     assert "| vit, batch 2, 1 × 1 |" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_plain_passes_are_measured_in_bfloat16_and_compiled_where_it_is_asked(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK.parent)  # as for a script
+    import step_cost
+
+    seen = []
+
+    def run(model, options, *args, **settings):
+        seen.append((options.dtype, options.torch_compile))
+        return SimpleNamespace(steps=lambda: [(1.0, 1.0)])
+
+    monkeypatch.setattr(step_cost, "TrainerRun", run)
+    monkeypatch.setattr(step_cost, "PlainLoop", run)
+    flags = ["--dtype", "bfloat16", "--torch_compile", "--repeats", "1", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["plain_passes.py", "--models", "conv", *flags, "--output_dir", str(tmp_path)])
+    runpy.run_path(str(PLAIN_PASSES), run_name="__main__")
+    assert seen == [("bfloat16", True)] * 4
+    record = json.loads((tmp_path / "plain_passes.json").read_text())
+    assert (record["dtype"], record["torch_compile"]) == ("bfloat16", True)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +194,8 @@ def test_commands_that_are_shown_use_flags_that_there_are(page, benchmark, monke
     [
         (BENCHMARK, ("--repeats", "0"), "--repeats must be >= 1, got 0; raise it"),
         (BENCHMARK, ("--batch_size", "6"), "--batch_size must be a multiple of 4, which it is also split into, got 6"),
+        (BENCHMARK, ("--minutes", "0"), "--minutes must be > 0, got 0.0; raise it, or leave it out for no limit"),
+        (BENCHMARK, ("--variants", "AMPTrainner"), "argument --variants: invalid choice: 'AMPTrainner' (choose from"),
         (BENCHMARK, ("--device", "cpu", "--sync_debug"), "--sync_debug needs --device cuda, got cpu; leave it out"),
         (BENCHMARK, ("--device", "cuda"), "--device cuda needs a CUDA device, and torch finds none; use --device cpu"),
         (PLAIN_PASSES, ("--device", "cuda"), "--device cuda needs a CUDA device, and torch finds none"),

@@ -34,12 +34,13 @@ from transformers import (
 import hf_amp
 from hf_amp import AMPArguments, AMPTrainer, AMPTrainerMixin
 from hf_amp.parameters import all_parameters, target_parameters
-from hf_amp.support import unconnected_processes
+from hf_amp.support import check_communication, unconnected_processes
+from hf_amp.training_run import TrainingRun
 
 # --- refusals ---
 
 
-def refused(tmp_path, prepare, text, **overrides):
+def assert_refused(tmp_path, prepare, text, **overrides):
     """The trainer that `prepare` makes unsupported says so before its first pass."""
     trainer = amp_trainer(tmp_path, **overrides)
     prepare(trainer)
@@ -49,12 +50,12 @@ def refused(tmp_path, prepare, text, **overrides):
 
 
 def test_deepspeed_is_refused(tmp_path):
-    refused(tmp_path, lambda t: setattr(t, "is_deepspeed_enabled", True), "DeepSpeed: .*use DDP or FSDP2")
+    assert_refused(tmp_path, lambda t: setattr(t, "is_deepspeed_enabled", True), "DeepSpeed: .*use DDP or FSDP2")
 
 
 @pytest.mark.parametrize("size", ["get_cp_size", "get_sp_size"])
 def test_context_and_sequence_parallelism_are_refused(tmp_path, size):
-    refused(tmp_path, lambda t: setattr(t, size, lambda: 2), "context or sequence parallelism: set `cp_size`")
+    assert_refused(tmp_path, lambda t: setattr(t, size, lambda: 2), "context or sequence parallelism: set `cp_size`")
 
 
 def test_sagemaker_model_parallelism_is_refused(tmp_path, monkeypatch):
@@ -72,11 +73,11 @@ def test_megatron_is_refused(tmp_path, monkeypatch):
 
 
 def test_fsdp_version_1_is_refused_with_the_setting_that_chooses_version_2(tmp_path):
-    refused(tmp_path, lambda t: setattr(t, "is_fsdp_enabled", True), 'FSDP version 1: .*"fsdp_version": 2')
+    assert_refused(tmp_path, lambda t: setattr(t, "is_fsdp_enabled", True), 'FSDP version 1: .*"fsdp_version": 2')
 
 
 def test_fsdp_on_xla_is_refused(tmp_path):
-    refused(tmp_path, lambda t: setattr(t, "is_fsdp_xla_enabled", True), "FSDP on XLA")
+    assert_refused(tmp_path, lambda t: setattr(t, "is_fsdp_xla_enabled", True), "FSDP on XLA")
 
 
 @pytest.mark.parametrize("optim", ["lomo", "adalomo", "galore_adamw_layerwise", "apollo_adamw_layerwise"])
@@ -102,6 +103,39 @@ def test_what_is_refused_trains_when_amp_is_switched_off(tmp_path):
     trainer = amp_trainer(tmp_path, model, amp_epsilon=0.0, optimizers=(AdaLomo(model.parameters(), lr=0.1), None))
     trainer.train()
     assert trainer.state.global_step == model.passes == 6
+
+
+def test_communication_hooks_that_step_are_refused():
+    def hook(state, bucket):
+        pass
+
+    hook.__module__ = "torch.distributed.algorithms.ddp_comm_hooks.ddp_zero_hook"  # whose import warns
+    with pytest.raises(NotImplementedError, match=r"communication hook '.*hook': it steps inside backward, at θ \+ Δ"):
+        check_communication(SimpleNamespace(_comm_hooks=[(hook, None)]))
+
+
+def test_a_communication_hook_with_a_state_of_its_own_is_warned_about(caplog):
+    class Errors(dict):
+        pass
+
+    def compress(state, bucket):
+        pass
+
+    with caplog.at_level("WARNING"):
+        check_communication(SimpleNamespace(_comm_hooks=[(compress, None)]))
+        assert not caplog.text
+        check_communication(SimpleNamespace(_orig_mod=SimpleNamespace(_comm_hooks=[(compress, Errors())])))  # compiled
+    assert "compress' has a state (Errors)" in caplog.text
+    assert "only while `trainer.amp_pass` is not 'ascent'" in caplog.text
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_shards_that_keep_a_failed_pass_are_warned_about(monkeypatch, caplog, forgets):
+    methods = {"reshard": lambda: None} | ({"reset_iter_state": lambda: None} if forgets else {})
+    monkeypatch.setattr("hf_amp.training_run.sharded_modules", lambda model: [SimpleNamespace(**methods)])
+    with caplog.at_level("WARNING"):
+        TrainingRun(None)._reshard(tiny_model(), is_new_step=True)
+    assert ("cannot forget a forward pass that failed" in caplog.text) == (not forgets)
 
 
 def test_the_mixin_behind_its_trainer_is_refused():

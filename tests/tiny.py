@@ -109,25 +109,27 @@ def tiny_model(cls=TinyModel, dtype=torch.float64, seed=0, **config):
     return cls(TinyConfig(**config)).to(dtype)
 
 
+TINY_SETTINGS = {
+    "per_device_train_batch_size": 8,
+    "num_train_epochs": 1,
+    "learning_rate": 0.1,
+    "optim": "sgd",
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+    "use_cpu": True,
+    "seed": 1,
+}
+
+
 def amp_arguments(output_dir, cls=AMPTrainingArguments, **overrides):
-    settings = {
-        "per_device_train_batch_size": 8,
-        "num_train_epochs": 1,
-        "learning_rate": 0.1,
-        "optim": "sgd",
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "use_cpu": True,
-        "seed": 1,
-    }
-    if issubclass(cls, AMPArguments):
-        settings["amp_epsilon"] = 0.5  # else a training without evaluation has plain steps only
-    return cls(output_dir=str(output_dir), **settings | overrides)
+    # Without a radius, a training that evaluates nothing has plain steps only.
+    radius = {"amp_epsilon": 0.5} if issubclass(cls, AMPArguments) else {}
+    return cls(output_dir=str(output_dir), **TINY_SETTINGS | radius | overrides)
 
 
 def amp_trainer(output_dir, model=None, cls=AMPTrainer, arguments=AMPTrainingArguments, data=None, **overrides):

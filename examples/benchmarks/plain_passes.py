@@ -16,6 +16,7 @@ import gc
 import statistics
 import tempfile
 
+import torch
 from authors_amp import PlainTwoPassTrainer
 from step_cost import PlainLoop, TrainerRun, add_record, base_parser, build, quartiles
 from tqdm.auto import tqdm
@@ -39,6 +40,7 @@ def measure(name, options, output_dir):
     for repeat in tqdm(range(options.repeats), desc=name):
         first = repeat % len(kinds)
         for label in [*kinds, *kinds][first : first + len(kinds)]:
+            torch._dynamo.reset()  # with --torch_compile, each network is compiled anew, as it is alone
             seconds[label].append(statistics.median(wall for wall, _ in kinds[label]().steps()))
             gc.collect()  # a Trainer and its callbacks hold each other
     rows = {}
@@ -62,7 +64,7 @@ def table(models):
 def parse():
     parser = base_parser(__doc__, "outputs/plain_passes")
     options = parser.parse_args()
-    options.dtype, options.torch_compile, options.sync_debug = "float32", False, False
+    options.sync_debug = False
     add_record(options, parser, JSON_NAME)
     return options
 

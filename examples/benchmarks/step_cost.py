@@ -13,9 +13,11 @@ their own, interleaved too, over a step of `Trainer`.
 
     python examples/benchmarks/step_cost.py --models conv vit
     python examples/benchmarks/step_cost.py --models preactresnet18 wideresnet28_10 --device cuda --dtype bfloat16
+    python examples/benchmarks/step_cost.py --models vit --variants "AMPTrainer N=1" "plain two-pass loop" --minutes 2
 
-Writes step_cost.json and step_cost.png to output_dir. Networks may be measured one by one: those of former calls on the
-same device stay, and one that is measured again is replaced.
+Writes step_cost.json and step_cost.png to output_dir after each network. Networks may be measured one by one: those of
+former calls on the same device stay, and one that is measured again is replaced. When --minutes are over, what was
+measured of the present network is kept (times come first, then memory, then own work) and those after it are left out.
 
 With OMP_NUM_THREADS=1 in front, CPU seconds hold no waiting of one thread for another: the figure to trust on a busy
 machine. On Linux, MALLOC_TRIM_THRESHOLD_=10000000000 MALLOC_MMAP_THRESHOLD_=10000000000 in front keeps freed memory in
@@ -24,11 +26,14 @@ the process, as the allocator of a GPU does: else each step pays for getting it 
 """
 
 import argparse
+import itertools
 import math
 import os
 import platform
 import statistics
 import tempfile
+import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -81,15 +86,22 @@ def cpu():
     return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
 
 
+def watch_waits(mode):
+    """Say what happens where the host waits for the CUDA device: "error" or "default"."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")  # once in a process
+        torch.cuda.set_sync_debug_mode(mode)
+
+
 class NeverWaits:
     """Mixin of a Trainer: a step after the warm-up raises where the host waits for the CUDA device."""
 
     def training_step(self, *args, **kwargs):
-        torch.cuda.set_sync_debug_mode("error" if self.state.global_step >= WARM_UP else "default")
+        watch_waits("error" if self.state.global_step >= WARM_UP else "default")
         try:
             return super().training_step(*args, **kwargs)
         finally:
-            torch.cuda.set_sync_debug_mode("default")
+            watch_waits("default")
 
 
 class NeverWaitingAMPTrainer(NeverWaits, AMPTrainer):
@@ -176,63 +188,81 @@ class PlainLoop:
 
 
 SPLIT = f", {MICRO_BATCHES} micro-batches"
+# What is measured, by its label, with settings of the Trainer; what is accumulated ends on SPLIT.
+VARIANTS = {
+    "Trainer": {},
+    "AMPTrainer N=1": {"amp_inner_iter": 1},
+    "AMPTrainer N=2": {"amp_inner_iter": 2},
+    "AMPTrainer, ascent on 1/8": {"amp_ascent_fraction": 1 / 8},
+    "AMPTrainer, ascent on 1/16": {"amp_ascent_fraction": 1 / 16},
+    "plain two-pass Trainer": {"cls": PlainTwoPassTrainer},
+    "plain two-pass loop": None,
+    f"Trainer{SPLIT}": {"accumulation": MICRO_BATCHES},
+    f"AMPTrainer N=1{SPLIT}": {"accumulation": MICRO_BATCHES, "amp_inner_iter": 1},
+    f"AMPTrainer, ascent on 1/16{SPLIT}": {"accumulation": MICRO_BATCHES, "amp_ascent_fraction": 1 / 16},
+}
+MEMORY = ("AMPTrainer N=1", "AMPTrainer N=2", f"AMPTrainer N=1{SPLIT}")
+OWN_WORK = {
+    "AMPTrainer N=1": OwnWorkTrainer,
+    "AMPTrainer N=2": OwnWorkTrainer,
+    "plain two-pass Trainer": PlainOwnWorkTrainer,
+}
 
 
-def runs_of(name, options, output_dir):
-    """All that is measured on one network, by its label; what is accumulated ends on SPLIT."""
+def base_of(label):
+    """The `Trainer` that a variant is held against."""
+    return f"Trainer{SPLIT}" if label.endswith(SPLIT) else "Trainer"
 
-    def run(accumulation=1, **settings):
-        return TrainerRun(build(name), options, output_dir, accumulation, **settings)
 
-    return {
-        "Trainer": run(),
-        "AMPTrainer N=1": run(amp_inner_iter=1),
-        "AMPTrainer N=2": run(amp_inner_iter=2),
-        "AMPTrainer, ascent on 1/8": run(amp_ascent_fraction=1 / 8),
-        "AMPTrainer, ascent on 1/16": run(amp_ascent_fraction=1 / 16),
-        "plain two-pass Trainer": run(cls=PlainTwoPassTrainer),
-        "plain two-pass loop": PlainLoop(build(name), options),
-        f"Trainer{SPLIT}": run(MICRO_BATCHES),
-        f"AMPTrainer N=1{SPLIT}": run(MICRO_BATCHES, amp_inner_iter=1),
-        f"AMPTrainer, ascent on 1/16{SPLIT}": run(MICRO_BATCHES, amp_ascent_fraction=1 / 16),
-    }
+def make_run(name, label, options, output_dir):
+    settings = VARIANTS[label]
+    if settings is None:
+        return PlainLoop(build(name), options)
+    return TrainerRun(build(name), options, output_dir, **settings)
+
+
+def in_time(labels, options):
+    """Each label, until the time is over."""
+    return itertools.takewhile(lambda _: time.monotonic() < options.end, labels)
 
 
 def measure(name, options, output_dir):
-    """Interleave the variants on one network; return their medians, ratios and memory."""
+    """Interleave the variants on one network; return their medians, ratios and memory, as far as there was time."""
     size = sum(p.numel() * p.element_size() for p in build(name).parameters())
-    runs = runs_of(name, options, output_dir)
+    runs = {label: make_run(name, label, options, output_dir) for label in options.variants}
     repeats, fastest = {label: [] for label in runs}, dict.fromkeys(runs, math.inf)
-    for _ in tqdm(range(options.repeats), desc=name):
-        for label, run in runs.items():
-            wall, cpu = zip(*run.steps(), strict=True)
-            repeats[label].append((statistics.median(wall), statistics.median(cpu)))
-            fastest[label] = min(fastest[label], *wall)
-    bases = {label: f"Trainer{SPLIT}" if label.endswith(SPLIT) else "Trainer" for label in runs}
-    rows = {label: times(own, repeats[bases[label]]) for label, own in repeats.items()}
+    for label in in_time(tqdm([*runs] * options.repeats, desc=name), options):
+        wall, cpu = zip(*runs[label].steps(), strict=True)
+        repeats[label].append((statistics.median(wall), statistics.median(cpu)))
+        fastest[label] = min(fastest[label], *wall)
+    rows = {label: times(own, repeats[base_of(label)]) for label, own in repeats.items() if own}
     for label, row in rows.items():
-        row["fastest_ratio"] = fastest[label] / fastest[bases[label]]
-    peaks = {base: runs[base].peak() for base in dict.fromkeys(bases.values())}
-    for label in ("AMPTrainer N=1", "AMPTrainer N=2", f"AMPTrainer N=1{SPLIT}"):
-        rows[label]["extra_memory_copies"] = (runs[label].peak() - peaks[bases[label]]) / size
-    own = {
-        "AMPTrainer N=1": TrainerRun(build(name), options, output_dir, cls=OwnWorkTrainer, amp_inner_iter=1),
-        "AMPTrainer N=2": TrainerRun(build(name), options, output_dir, cls=OwnWorkTrainer, amp_inner_iter=2),
-        "plain two-pass Trainer": TrainerRun(build(name), options, output_dir, cls=PlainOwnWorkTrainer),
+        row["fastest_ratio"] = fastest[label] / fastest[base_of(label)]
+    for label in in_time((label for label in MEMORY if label in rows), options):
+        rows[label]["extra_memory_copies"] = (runs[label].peak() - runs[base_of(label)].peak()) / size
+    for label, seconds in own_work(name, options, output_dir).items():
+        rows[label]["own_work"] = seconds / rows["Trainer"]["seconds"]
+    return {"parameters": size // 4, "rows": rows, "repeats": len(repeats["Trainer"])}
+
+
+def own_work(name, options, output_dir):
+    """Median seconds of a step beside its passes, of those variants for which there was time."""
+    runs = {
+        label: TrainerRun(build(name), options, output_dir, **{**VARIANTS[label], "cls": cls})
+        for label, cls in in_time(OWN_WORK.items(), options)
+        if label in options.variants
     }
-    for _ in range(options.repeats):
-        for run in own.values():
-            run.trainer.train()
-    for label, run in own.items():
-        rows[label]["own_work"] = statistics.median(run.trainer.own_work) / rows["Trainer"]["seconds"]
-    return {"parameters": size // 4, "rows": rows}
+    for label in in_time([*runs] * options.repeats, options):
+        runs[label].trainer.train()
+    taken = {label: run.trainer.own_work for label, run in runs.items()}
+    return {label: statistics.median(seconds) for label, seconds in taken.items() if seconds}
 
 
 def times(repeats, of_trainer):
     """Medians of (wall, CPU) seconds, and the quartiles of their ratios to `Trainer` in the same repeat."""
     row = {}
     for i, kind in enumerate(("", "cpu_")):
-        ratios = [own[i] / base[i] for own, base in zip(repeats, of_trainer, strict=True)]
+        ratios = [own[i] / base[i] for own, base in zip(repeats, of_trainer, strict=False)]  # the last may lack one
         row[f"{kind}seconds"] = statistics.median(own[i] for own in repeats)
         row[f"{kind}ratio"] = statistics.median(ratios)
         row[f"{kind}ratio_quartiles"] = quartiles(ratios)
@@ -275,14 +305,16 @@ def base_parser(description, output_dir):
     parser.add_argument("--steps", type=int, default=4, help="measured steps of each repeat")
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
+    parser.add_argument("--torch_compile", action="store_true")
     parser.add_argument("--output_dir", type=Path, default=Path(output_dir), help="where everything goes")
     return parser
 
 
 def parse():
     parser = base_parser(__doc__, "outputs/step_cost")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
-    parser.add_argument("--torch_compile", action="store_true")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[*VARIANTS], help="beside Trainer; all")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time, with what is measured")
     parser.add_argument("--sync_debug", action="store_true", help="CUDA: fail where a step waits for the device")
     options = parser.parse_args()
     if options.batch_size < MICRO_BATCHES or options.batch_size % MICRO_BATCHES:
@@ -292,6 +324,11 @@ def parse():
         )
     if options.sync_debug and options.device != "cuda":
         parser.error(f"--sync_debug needs --device cuda, got {options.device}; leave it out")
+    if not options.minutes > 0:
+        parser.error(f"--minutes must be > 0, got {options.minutes}; raise it, or leave it out for no limit")
+    options.end = time.monotonic() + 60 * options.minutes
+    chosen = {*options.variants, *map(base_of, options.variants), "Trainer"}
+    options.variants = [label for label in VARIANTS if label in chosen]
     add_record(options, parser, JSON_NAME)
     return options
 
@@ -333,7 +370,10 @@ def main():
     for name in options.models:
         with tempfile.TemporaryDirectory() as output_dir:
             result = measure(name, options, output_dir)
-        result |= {key: getattr(options, key) for key in ("batch_size", "steps", "repeats")}
+        if not result["rows"]:
+            print(f"\n{name}: no time left")
+            continue
+        result |= {key: getattr(options, key) for key in ("batch_size", "steps")}
         print(table(name, result))
         options.record["models"][name] = result
         write_json(options.output_dir / JSON_NAME, options.record)

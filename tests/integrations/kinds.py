@@ -21,6 +21,7 @@ from sentence_transformers import (
 from sentence_transformers.cross_encoder import losses as ranking
 from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from tiny import TINY_SETTINGS
 from tiny_text import (
     Sentences,
     judged,
@@ -53,21 +54,16 @@ from trl.experimental.tpo import TPOConfig, TPOTrainer
 from hf_amp import AMPArguments, AMPTrainerMixin
 
 EPSILON = 0.1
-COMMON = {
-    "per_device_train_batch_size": 8,
-    "max_steps": 4,
-    "learning_rate": 0.05,
-    "optim": "sgd",
-    "lr_scheduler_type": "constant",
-    "max_grad_norm": 0.0,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
-    "dataloader_pin_memory": False,
-    "use_cpu": True,
-    "seed": 1,
-}
+COMMON = TINY_SETTINGS | {"max_steps": 4, "learning_rate": 0.05}
+
+
+def refusal(check, trainer):
+    """What a check of `hf_amp` says of a trainer that AMP does not support; None if it does."""
+    try:
+        check(trainer)
+    except NotImplementedError as error:
+        return str(error)
+    return None
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from sentence_transformers.sentence_transformer.losses import GlobalOrthogonalRe
 from test_shares import CUT, loss, rows_and_batch
 from tiny_text import pairs
 
-from hf_amp.trainers import figures_held
+from hf_amp.third_party import figures_held
 
 
 def several_parts(folder, method, **arguments):
@@ -36,8 +36,6 @@ def collected(trainer):
 @pytest.mark.parametrize("name", list(COLLECTING))
 def test_a_held_pass_leaves_no_trace(name, tmp_path):
     trainer = COLLECTING[name](tmp_path, "plain")
-    trainer.model_wrapped = trainer.model
-    trainer.current_gradient_accumulation_steps = 1
     _, batch, _ = rows_and_batch(trainer)
     for _ in range(2):  # with nothing collected before, and with something
         before = collected(trainer)
@@ -69,7 +67,7 @@ def test_other_trainers_have_nothing_to_hold(tmp_path):
     assert trainer._metrics == {"seen": 2.0}
 
 
-# Names of other packages that `hf_amp.trainers` relies on and that no documentation promises: what breaks without each.
+# Names of other packages that `hf_amp.third_party` relies on and no documentation promises: what breaks without each.
 @pytest.mark.parametrize(
     ("name", "attribute", "without_it"),
     [

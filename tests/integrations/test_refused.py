@@ -8,7 +8,7 @@ import pytest
 import setfit
 import trl
 from datasets import Dataset
-from kinds import COMMON, TRL, amp_arguments_class, amp_class
+from kinds import COMMON, TRL, amp_arguments_class, amp_class, refusal
 from sentence_transformers import (
     CrossEncoderTrainer,
     MultiVectorEncoderTrainer,
@@ -20,7 +20,7 @@ from transformers import Seq2SeqTrainer, Trainer
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 from hf_amp import AMPTrainerMixin
-from hf_amp.trainers import refuse_trainer
+from hf_amp.third_party import refuse_trainer
 
 # The trainers of trl by what AMP does with them: a new release that has others fails here, and they are looked at.
 TRAINED = {"SFT", "DPO", "_DPO", "Reward", "KTO", "_KTO", "CPO", "ORPO", "TPO", "_Base"}
@@ -84,7 +84,7 @@ def test_trainers_that_take_data_from_another_process_are_refused(name):
 
 @pytest.mark.parametrize("name", sorted(TRAINED))
 def test_trainers_that_read_their_data_are_not_refused(name):
-    refuse_trainer(instance(TRL_TRAINERS[name]))
+    assert refusal(refuse_trainer, instance(TRL_TRAINERS[name])) is None
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_trainers_that_read_their_data_are_not_refused(name):
     ],
 )
 def test_nor_are_those_of_other_libraries(cls):
-    refuse_trainer(instance(cls))
+    assert refusal(refuse_trainer, instance(cls)) is None
 
 
 def test_the_refusal_comes_when_the_trainer_is_made(tmp_path):

@@ -8,14 +8,14 @@ import functools
 
 import pytest
 import torch
-from kinds import KINDS, embeddings, sft, tpo, triplets_of_a_batch
+from kinds import KINDS, embeddings, refusal, sft, tpo, triplets_of_a_batch
 from sentence_transformers.sentence_transformer import losses
 from test_training import difference, everything_trained, losses_of
 from tiny_text import pairs
 from transformers import DataCollatorWithFlattening
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from hf_amp.trainers import refuse_share, samples_of_known
+from hf_amp.third_party import refuse_share, samples_of_known
 
 CUT = {name: kind for name, kind in KINDS.items() if not name.startswith(("PEFT", "Seq2Seq", "DPO, LoRA"))} | {
     "TPO, two answers": functools.partial(tpo, tpo_alpha=0.0),
@@ -24,7 +24,9 @@ CUT = {name: kind for name, kind in KINDS.items() if not name.startswith(("PEFT"
 
 
 def rows_and_batch(trainer, count=6):
-    """Samples as the collator gets them, and the batch of them all."""
+    """Samples as the collator gets them, and the batch of them all, for a trainer as it is in the middle of a step."""
+    trainer.model_wrapped = trainer.model
+    trainer.current_gradient_accumulation_steps = 1
     loader = trainer.get_train_dataloader()
     rows = [loader.dataset[i] for i in range(count)]
     return rows, trainer._prepare_inputs(loader.collate_fn(copy.deepcopy(rows))), loader.collate_fn
@@ -40,8 +42,6 @@ def loss(trainer, inputs):
 @pytest.mark.parametrize("name", list(CUT))
 def test_a_share_is_the_batch_of_the_first_samples(name, tmp_path):
     trainer = CUT[name](tmp_path, "plain")
-    trainer.model_wrapped = trainer.model
-    trainer.current_gradient_accumulation_steps = 1
     rows, batch, collate = rows_and_batch(trainer)
     before = copy.deepcopy(batch)
     samples = samples_of_known(trainer, batch)
@@ -161,4 +161,4 @@ def test_losses_that_need_labels_in_the_batch_are_refused(nested, tmp_path):
 
 @pytest.mark.parametrize("name", ["MultipleNegativesRanking", "DPO", "CrossEncoder", "Seq2Seq"])
 def test_the_share_of_others_is_not_refused(name, tmp_path):
-    refuse_share(KINDS[name](tmp_path, "plain"))
+    assert refusal(refuse_share, KINDS[name](tmp_path, "plain")) is None

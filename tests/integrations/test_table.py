@@ -34,7 +34,7 @@ SHOWN_BY = {
     "Several processes": ["test_two_processes.py::test_two_processes_train_the_weights_of_one", *SEVERAL_PROCESSES],
     "trl `GRPOTrainer`": [GENERATING, "test_refused.py::test_the_refusal_comes_when_the_trainer_is_made"],
     "trl `AsyncGRPOTrainer`": ["test_refused.py::test_trainers_that_take_data_from_another_process_are_refused"],
-    "A Trainer with a training loop": ["../test_trainers.py::test_a_trainer_that_cannot_make_two_passes_on_a_batch"],
+    "A Trainer with a training loop": ["../test_third_party.py::test_a_trainer_that_cannot_make_two_passes_on_a_batch"],
     "setfit": ["test_refused.py::test_setfits_trainer_is_no_trainer_of_transformers"],
     "timm": [],
 }

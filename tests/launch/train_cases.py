@@ -12,13 +12,16 @@ Usage: train_cases.py CASES.json OUTPUT_DIR. Each case has a `name` and may have
     between      what is done after each optimizer step: "evaluate", "forward" (with no backward), "generate", "save" or
                  "fail" (a forward pass that raises)
     ddp          of `accelerate.DistributedDataParallelKwargs`
+    hook         "bf16", "mean" or "local_sgd": a communication hook that is registered when training begins
+    refused      true: the training must be refused
 
-Rank r writes OUTPUT_DIR/NAME.r.pt: parameters and buffers, logs, numbers of calls; a case with `accelerate_shards` also
-saves its model to OUTPUT_DIR/NAME-model.
+Rank r writes OUTPUT_DIR/NAME.r.pt: parameters and buffers, logs, numbers of calls, copies of each shard, or the words
+of the refusal; a case with `accelerate_shards` also saves its model to OUTPUT_DIR/NAME-model.
 """
 
 import gc
 import json
+import math
 import os
 import sys
 from collections import Counter
@@ -29,8 +32,10 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from accelerate.state import PartialState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs, DistributedType
 from tiny import ModelThatCounts, Points, TinyModel, Tokens, amp_trainer, tiny_llama, tiny_model
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
 from torch.distributed.tensor import DTensor
 from torch.profiler import profile
 from transformers import Trainer, TrainerCallback
@@ -89,8 +94,38 @@ class Between(TrainerCallback):
             handle.remove()
 
 
+def mean_hook(group, bucket):
+    """What DDP does without a hook, as a user writes it."""
+    work = dist.all_reduce(bucket.buffer().div_(dist.get_world_size(group)), group=group, async_op=True)
+    return work.get_future().then(lambda future: future.value()[0])
+
+
+def bf16_hook(state, bucket):
+    """torch's own, which torch lets nobody register by its name on a CPU."""
+    return default_hooks.bf16_compress_hook(state, bucket)
+
+
+HOOKS = {
+    "bf16": lambda: (None, bf16_hook),
+    "mean": lambda: (dist.group.WORLD, mean_hook),
+    "local_sgd": lambda: (PostLocalSGDState(None, None, start_localSGD_iter=4), post_localSGD_hook),
+}
+
+
+class WithHook(TrainerCallback):
+    """Registers a communication hook as users do: once the model is wrapped."""
+
+    def __init__(self, hook):
+        self.hook = hook
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.model_wrapped.register_comm_hook(*HOOKS[self.hook]())
+
+
 def with_ddp(trainer_class, settings):
     """The trainer class, with options of DistributedDataParallel that no training argument has."""
+    if "comm_hook" in settings:  # Accelerate ignores the mere name
+        settings = settings | {"comm_hook": DDPCommunicationHookType(settings["comm_hook"])}
 
     class WithHandler(trainer_class):
         def _build_accelerator_args(self, **kwargs):
@@ -139,10 +174,11 @@ def run(case, output):
     if "ddp" in case:
         trainer_class = with_ddp(trainer_class, case["ddp"])
     trainer = amp_trainer(output / case["name"], model, trainer_class, data=data, **case["settings"])
-    if "between" in case:
-        between = Between(case["between"], output / f"{case['name']}-between")
-        between.trainer = trainer
-        trainer.add_callback(between)
+    callbacks = [Between(case["between"], output / f"{case['name']}-between")] if "between" in case else []
+    callbacks += [WithHook(case["hook"])] if "hook" in case else []
+    for callback in callbacks:
+        callback.trainer = trainer
+        trainer.add_callback(callback)
     trainer.train()
     if "shards" in case or case.get("accelerate_shards"):
         # A forward pass without a backward one leaves some gathered.
@@ -153,7 +189,24 @@ def run(case, output):
     state = {name: whole(tensor) for name, tensor in trainer.model.state_dict().items()}
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    torch.save({"state": state, "logs": logs, "calls": dict(calls)}, output / f"{case['name']}.{RANK}.pt")
+    result = {"state": state, "logs": logs, "calls": dict(calls), "replicas": replicas(trainer.model)}
+    torch.save(result, output / f"{case['name']}.{RANK}.pt")
+
+
+def replicas(model):
+    """How many copies there are of the shards of a model; of one that is not sharded, 0."""
+    param = next(model.parameters())
+    if not isinstance(param, DTensor):
+        return 0
+    placed = zip(param.placements, param.device_mesh.shape, strict=True)
+    return math.prod(size for placement, size in placed if placement.is_replicate())
+
+
+def refuse(case, output):
+    try:
+        run(case, output)
+    except NotImplementedError as error:
+        torch.save(str(error), output / f"{case['name']}.{RANK}.pt")
 
 
 def sharded(model, folder, settings, dtype):
@@ -179,7 +232,10 @@ if __name__ == "__main__":
     if by_accelerate or any("shards" in case for case in cases):
         dist.init_process_group("gloo")
     for case in cases:
-        run(case, output)
+        if case.get("refused"):
+            refuse(case, output)
+        else:
+            run(case, output)
     if dist.is_initialized():  # gloo's threads may abort a process that ends before its groups are destroyed
         gc.collect()  # trainers refer to themselves, and to groups
         dist.destroy_process_group()

@@ -26,7 +26,6 @@ _SCHEDULE_FIELDS = (
     "amp_ascent_fraction",
     "amp_target_parameters",
 )
-_OFF: Mapping[str, float] = {"amp_epsilon": 0.0}
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
@@ -95,7 +94,7 @@ class Method:
         label: how tables call it.
         how: how a card says that weights were trained with it.
         fields: the training arguments that it reads; a scheme with a loss of its own reads one, its strength.
-        fixed: the values that it forces on training arguments.
+        fixed: the values that it forces on training arguments; by default no perturbation.
         published: the values of its own fields that are None: the paper's, but for SAM (0.05: Foret et al., ICLR 2021).
         rule: what its strength must be, in words and as a test.
         tag: of its model cards.
@@ -106,7 +105,7 @@ class Method:
     label: str
     how: str
     fields: tuple[str, ...] = ()
-    fixed: Mapping[str, float | str] = field(default_factory=dict)
+    fixed: Mapping[str, float | str] = field(default_factory=lambda: {"amp_epsilon": 0.0})
     published: Mapping[str, float] = field(default_factory=dict)
     rule: tuple[str, Callable[[float], bool]] = ("", lambda _: True)
     tag: str | None = None
@@ -114,15 +113,20 @@ class Method:
     images: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor] | None = None
 
 
+def _cross_entropy(logits: Tensor, labels: Tensor, _: float) -> Tensor:
+    return F.cross_entropy(logits, labels)
+
+
 _SHARE = ("in [0, 1)", lambda value: 0 <= value < 1)
 _POSITIVE = ("> 0", lambda value: value > 0)
 
 METHODS: dict[str, Method] = {
-    "erm": Method("ERM", "plain empirical risk minimisation", fixed=_OFF),
+    "erm": Method("ERM", "plain empirical risk minimisation"),
     "amp": Method(
         "AMP",
         "adversarial model perturbation (AMP)",
         fields=_AMP_FIELDS + _SCHEDULE_FIELDS,
+        fixed={},
     ),
     "sam": Method(
         "SAM",
@@ -140,12 +144,11 @@ METHODS: dict[str, Method] = {
         fixed={"amp_norm": "tensor", "amp_inner_iter": 1, "amp_scope": "batch", "amp_norm_stats": "descent"},
         published={"amp_epsilon": 0.1},
     ),
-    "dropout": Method("Dropout", "dropout", fields=("dropout",), fixed=_OFF, published={"dropout": 0.1}, rule=_SHARE),
+    "dropout": Method("Dropout", "dropout", fields=("dropout",), published={"dropout": 0.1}, rule=_SHARE),
     "label_smoothing": Method(
         "Label smoothing",
         "label smoothing",
         fields=("smoothing",),
-        fixed=_OFF,
         published={"smoothing": 0.2},
         rule=_SHARE,
         loss=smoothed_cross_entropy,
@@ -154,7 +157,6 @@ METHODS: dict[str, Method] = {
         "Flooding",
         "flooding",
         fields=("flood_level",),
-        fixed=_OFF,
         published={"flood_level": 0.02},
         rule=(">= 0", lambda value: value >= 0),
         loss=lambda logits, labels, level: flooded(F.cross_entropy(logits, labels), level),
@@ -163,19 +165,17 @@ METHODS: dict[str, Method] = {
         "MixUp",
         "MixUp",
         fields=("mixup_alpha",),
-        fixed=_OFF,
         published={"mixup_alpha": 1.0},
         rule=_POSITIVE,
-        loss=lambda logits, labels, _: F.cross_entropy(logits, labels),
+        loss=_cross_entropy,
     ),
     "adversarial": Method(
         "Adv. training",
         "adversarial training: images are moved by the sign of their gradient",
         fields=("adversarial_radius",),
-        fixed=_OFF,
         published={"adversarial_radius": 1.0},
         rule=_POSITIVE,
-        loss=lambda logits, labels, _: F.cross_entropy(logits, labels),
+        loss=_cross_entropy,
         images=adversarial_images,
     ),
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.extend(str(folder) for folder in Path(__file__).parents[1:3])
 from kinds import KINDS, SEVERAL_PROCESSES
 
 RANK = os.environ.get("RANK", "0")

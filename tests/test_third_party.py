@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from hf_amp.trainers import refuse_share, refuse_trainer, samples_of_known
+from hf_amp.third_party import refuse_share, refuse_trainer, samples_of_known
 
 
 def timed(function):
