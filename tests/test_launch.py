@@ -48,7 +48,7 @@ def launch(command, cases, folder, script=SCRIPT):
         [*command, str(script), str(folder / "cases.json"), str(folder)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # for a machine that is busy with much else
         env=environment,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
@@ -284,8 +284,8 @@ def shards(request, tmp_path_factory):
     cases = [*split_cases(**common), share_case(**common)]
     for case in cases:
         case["settings"]["per_device_train_batch_size"] //= count // 2
-    # "save" is left to Trainer's own rules there: it needs a model that can be gathered.
-    cases += [case for case in without_failures(between_cases(shards=options)) if case.get("between") != "save"]
+    if count == 2:  # "save" is left to Trainer's own rules there: it needs a model that can be gathered.
+        cases += [case for case in without_failures(between_cases(shards=options)) if case.get("between") != "save"]
     cases.append({"name": "refused", "settings": {"amp_scope": "micro_batch"}, "shards": options, "refused": True})
     folder = tmp_path_factory.mktemp("launch") / "shards"
     trained = launch(torchrun(count), cases, folder)
@@ -305,6 +305,7 @@ def test_scope_micro_batch_is_refused_with_shards(shards):
         assert re.search(r'"micro_batch"` with sharded parameters.*use amp_scope="batch"', message)
 
 
+@pytest.mark.parametrize("shards", ["two", "two replicas"], indirect=True)
 def test_passes_between_the_steps_of_a_model_that_shards_itself_change_nothing(shards):
     assert_undisturbed(shards[0])
 
