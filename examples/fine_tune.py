@@ -15,7 +15,8 @@ from functools import partial
 
 import torch
 from PIL import ImageOps
-from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
+from transformers import AutoModelForImageClassification, HfArgumentParser, set_seed
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import hf_amp.models  # noqa: F401 - registers the networks of this library with the Auto classes
 from hf_amp import AMPTrainer, AMPTrainingArguments

@@ -2,6 +2,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections import Counter
 
 # One thread a process, here and in the processes that tests start: the runs go side by side, and tiny models gain
 # nothing from more. It must be set before torch is imported.
@@ -21,3 +22,18 @@ def _log_records_reach_pytest():
     logging.enable_propagation()
     yield
     logging.disable_propagation()
+
+
+def pytest_collection_modifyitems(items):
+    """The files with the slowest tests first, so that no process is left alone with one of them at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep the tests of a file in one process, because they share launches and trainings."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # keep the order from above
+    return LoadFileScheduling(config, log)

@@ -32,7 +32,7 @@ def test_the_model_is_copied_and_the_state_of_training_is_not(tmp_path):
 def test_uploads_run_one_after_the_other_and_each_is_reported(
     tmp_path, monkeypatch, strategy, places, save_strategy, when
 ):
-    uploads, reported, under_way = [], [], threading.Lock()
+    uploads, reported, under_way, seen_running = [], [], threading.Lock(), threading.Event()
 
     def upload(api, run_as_future, **words):
         assert run_as_future
@@ -40,6 +40,7 @@ def test_uploads_run_one_after_the_other_and_each_is_reported(
         def run():
             assert under_way.acquire(blocking=False), "two at a time"
             uploads.append(words)
+            assert seen_running.wait(60)
             time.sleep(0.05)
             under_way.release()
             raise OSError("no network")
@@ -54,6 +55,7 @@ def test_uploads_run_one_after_the_other_and_each_is_reported(
     assert not pushes.is_running()
     pushes.push(tmp_path / "checkpoint-3", "me/m", args, SimpleNamespace(global_step=3, epoch=2.0))
     assert pushes.is_running()
+    seen_running.set()
     pushes.wait()
     assert not pushes.is_running()
     assert [words.get("path_in_repo") for words in uploads] == places

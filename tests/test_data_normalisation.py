@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from tiny_images import image_split, own_cache, random_images
-from transformers import AutoImageProcessor, pipeline
+from transformers import pipeline
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_amp.models import PreActResNetConfig, PreActResNetForImageClassification
 from hf_amp.vision import DecodedImages, ImageCollator, make_image_processor
@@ -85,7 +86,7 @@ def test_saved_processor_works_where_the_package_is_not(tmp_path, bands):
 import sys
 sys.modules["hf_amp"] = None
 from PIL import Image
-from transformers import AutoImageProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 processor = AutoImageProcessor.from_pretrained(sys.argv[1] + "/model", trust_remote_code=True)
 print(processor(Image.open(sys.argv[1] + "/image.png"), return_tensors="pt")["pixel_values"].double().sum().item())
 """

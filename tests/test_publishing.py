@@ -406,7 +406,7 @@ import json, sys
 sys.modules["hf_amp"] = None  # cannot be imported
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+from transformers import AutoModelForImageClassification, pipeline
 
 classifier = pipeline("image-classification", model="tester/tiny", trust_remote_code=True, top_k=10)
 best = AutoModelForImageClassification.from_pretrained("tester/tiny", subfolder="best", trust_remote_code=True)

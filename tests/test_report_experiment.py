@@ -12,7 +12,8 @@ from commands import EXAMPLES, TINY, classify
 from PIL import Image
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
-from transformers import AutoImageProcessor, AutoModelForImageClassification, EvalPrediction, TrainerCallback
+from transformers import AutoModelForImageClassification, EvalPrediction, TrainerCallback
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_amp.vision.report.metrics import compute_metrics
 from hf_amp.vision.report.run import SeedRun, last_whole_checkpoint

@@ -16,7 +16,8 @@ Usage: train_cases.py CASES.json OUTPUT_DIR. Each case has a `name` and may have
     refused      true: the training must be refused
 
 Rank r writes OUTPUT_DIR/NAME.r.pt: parameters and buffers, logs, numbers of calls, copies of each shard, or the words
-of the refusal; a case with `accelerate_shards` also saves its model to OUTPUT_DIR/NAME-model.
+of the refusal; a case with `accelerate_shards` also saves its model to OUTPUT_DIR/NAME-model. Where models are sharded,
+OUTPUT_DIR/means.r.pt says whether this build of torch takes means over processes on a CPU.
 """
 
 import gc
@@ -209,6 +210,13 @@ def refuse(case, output):
         torch.save(str(error), output / f"{case['name']}.{RANK}.pt")
 
 
+def takes_means():
+    """FSDP2 asks for the mean; gloo of older versions of torch gives the sum, without a word."""
+    mean = torch.zeros(1)
+    dist.reduce_scatter_tensor(mean, torch.ones(dist.get_world_size()), op=dist.ReduceOp.AVG)
+    return mean.item() == 1
+
+
 def sharded(model, folder, settings, dtype):
     from transformers.distributed import DistributedConfig
 
@@ -231,6 +239,8 @@ if __name__ == "__main__":
         let_accelerate_shard_on_cpu()
     if by_accelerate or any("shards" in case for case in cases):
         dist.init_process_group("gloo")
+    if dist.is_initialized():
+        torch.save(takes_means(), output / f"means.{RANK}.pt")
     for case in cases:
         if case.get("refused"):
             refuse(case, output)

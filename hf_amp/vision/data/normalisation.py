@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import AutoImageProcessor, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
+
+# Not from `transformers` itself: versions 5.5 to 5.17 offer it there only where torchvision is installed.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_amp.vision.data.catalogue import CATALOGUE, known_dataset
 from hf_amp.vision.data.grey_image_processor import GreyImageProcessor

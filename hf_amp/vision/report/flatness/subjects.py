@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import hf_amp.models  # noqa: F401 - registers them with the auto classes
 from hf_amp.vision.data.labels import add_label_noise, keep_samples
