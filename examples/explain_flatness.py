@@ -19,14 +19,15 @@ from transformers.utils import logging
 
 from hf_amp.vision.report.flatness.arguments import FlatnessArguments
 from hf_amp.vision.report.flatness.report import FIGURES, FlatnessReport
-from hf_amp.vision.train.command_line import print_anywhere
+from hf_amp.vision.train.command_line import HelpFormatter, print_anywhere
 
 
 def main(argv: list[str] | None = None) -> dict:
     print_anywhere()
     logging.disable_progress_bar()  # a bar for every model that is loaded
     datasets.disable_progress_bars()  # and for every step of loading the images
-    parser = HfArgumentParser(FlatnessArguments, description=__doc__, allow_abbrev=False)
+    options = {"formatter_class": HelpFormatter, "allow_abbrev": False}
+    parser = HfArgumentParser(FlatnessArguments, description=__doc__, **options)
     parser.add_argument("models", nargs="+", help="Folder or Hub id of a trained model, and of a second one.")
     try:
         args, positional = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)

@@ -22,6 +22,7 @@ import hf_amp.models  # noqa: F401 - registers the networks of this library with
 from hf_amp import AMPTrainer, AMPTrainingArguments
 from hf_amp.vision import load_image_dataset
 from hf_amp.vision.report.metrics import compute_metrics, keep_logits
+from hf_amp.vision.train.command_line import HelpFormatter
 
 
 @dataclass
@@ -73,7 +74,7 @@ def takes_adapter(module):
 
 
 def main(argv=None):
-    parser = HfArgumentParser((Choice, AMPTrainingArguments), description=__doc__)
+    parser = HfArgumentParser((Choice, AMPTrainingArguments), description=__doc__, formatter_class=HelpFormatter)
     # `prepare` needs the column `image`
     parser.set_defaults(output_dir="outputs/fine_tune", eval_strategy="epoch", remove_unused_columns=False)
     choice, args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)

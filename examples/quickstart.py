@@ -155,10 +155,10 @@ def write_whole(path, write):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/quickstart"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--amp_epsilon", type=float, default=0.3, help="perturbation radius, a ball per tensor")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/quickstart"), help="table and figure")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a training each")
+    parser.add_argument("--epochs", type=int, default=30, help="of each training")
+    parser.add_argument("--amp_epsilon", type=float, default=0.3, help="radius ε of each tensor's ball")
     options = parser.parse_args()
     try:
         AMPTrainingArguments(output_dir=str(options.output_dir), amp_epsilon=options.amp_epsilon, use_cpu=True)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hf_amp.trainer import AMPTrainer, AMPTrainerMixin
     from hf_amp.training_args import AMPArguments
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AMPArguments",

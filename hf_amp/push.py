@@ -1,8 +1,9 @@
 """Publish a finished folder on the Hub: `python -m hf_amp.push OUTPUT_DIR --repo user/name`.
 
 Uploads what `push_to_hub` of the Trainer would: weights, configuration, processor, modelling code, card, figures and
-results; not the checkpoints in it. Nothing is uploaded if the folder holds no model, weights that are not whole, a
-token in any file, or a checkpoint's optimizer state.
+results; not the checkpoints in it. Nothing is uploaded if the folder holds no model, weights that are empty, cut short
+or lack a shard, a token in any file or archive, or a checkpoint's optimizer state. Log in with `hf auth login`, or set
+HF_TOKEN. Try `--dry-run` first.
 """
 
 import argparse
@@ -37,7 +38,9 @@ _REMEDY = "then run the same command again"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; exit with status 1 and a message if nothing was published."""
-    parser = argparse.ArgumentParser(prog="python -m hf_amp.push", description=(__doc__ or "").partition("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m hf_amp.push", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("output_dir", type=Path, help="Folder of a trained model.")
     parser.add_argument("--repo", required=True, help="Where to: user/name, or name for your own.")
     parser.add_argument("--private", action="store_true", help="Make the repository private.")

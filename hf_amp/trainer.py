@@ -239,6 +239,7 @@ class AMPTrainer(AMPTrainerMixin, PublishingMixin, Trainer):
 
     Takes what `Trainer` takes; with plain `TrainingArguments` the AMP fields have their defaults.
 
+        args = AMPTrainingArguments("out", num_train_epochs=1)
         trainer = AMPTrainer(model=model, args=args, train_dataset=train_dataset)
         trainer.train()
     """

@@ -15,7 +15,11 @@ NORM_STATS = ("every_pass", "clean", "descent")
 class AMPArguments:
     """Mixin of the AMP fields; put it before a dataclass of training arguments.
 
-    `@dataclass class Config(AMPArguments, Seq2SeqTrainingArguments): ...` makes any such class an AMP one.
+        @dataclass
+        class Config(AMPArguments, Seq2SeqTrainingArguments): ...
+
+        args = Config("out", amp_inner_iter=2)
+
     Source: Zheng, Zhang, Mao, *Regularizing Neural Networks via Adversarial Model Perturbation*, CVPR 2021.
 
     Args:

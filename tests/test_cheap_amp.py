@@ -1,7 +1,6 @@
-"""The studies of cheaper AMP and of the radius: what they run, what they report, and that they go on where stopped."""
+"""The study of cheaper AMP: what it runs, what it reports, and that it goes on where it was stopped."""
 
 import json
-from pathlib import Path
 
 import pytest
 from commands import TINY, load_example
@@ -9,7 +8,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from hf_amp.vision.report.run import SeedRun
-from hf_amp.vision.train.command_line import Settings, read_settings
+from hf_amp.vision.train.command_line import read_settings
 
 # transformers 5.0 warns when two checkpoints are written within a second, as only tests do.
 pytestmark = pytest.mark.filterwarnings("ignore:mtime may not be reliable")
@@ -35,11 +34,6 @@ def trained(monkeypatch):
 @pytest.fixture(scope="module")
 def cheap():
     return load_example("benchmarks/cheap_amp")
-
-
-@pytest.fixture(scope="module")
-def choosing():
-    return load_example("benchmarks/choosing_epsilon")
 
 
 def study(cheap, folder, *flags):
@@ -173,62 +167,3 @@ def test_other_steps_are_not_mixed_into_the_timing(tmp_path, cheap):
     cheap.Timing(ways, read_settings(FAST)[0], tmp_path, steps=2, rounds=1).run()
     with pytest.raises(ValueError, match=r"holds a run with other settings \(steps: 2 there, 3 now"):
         cheap.Timing(ways, read_settings(FAST)[0], tmp_path, steps=3, rounds=1)
-
-
-def test_the_radius_is_varied_for_each_length_and_drawn(tmp_path, choosing, trained, capsys):
-    words = [*FAST, "--label_noise", "0.2", "--lengths", "1", "2", "--epsilons", "0.3", "0.1"]
-    content = choosing.main([*words, "--output_dir", str(tmp_path)])
-    keys = [(row["method"], row["settings"].get("amp_epsilon")) for row in content["rows"]]
-    assert keys == [("erm", None), ("amp", "0.1"), ("amp", "0.3")] * 2
-    assert trained == [3, 3, 3, 6, 6, 6]
-    assert (tmp_path / "choosing_epsilon.png").read_bytes().startswith(b"\x89PNG")
-    assert "| 20% | AMP (amp_epsilon=0.3, num_train_epochs=2) |" in capsys.readouterr().out
-
-
-def test_the_radius_is_varied_for_each_width_of_the_network(tmp_path, choosing, trained):
-    words = [*FAST, "--label_noise", "0", "--widths", "1", "0.5", "--epsilons", "0.1"]
-    content = choosing.main([*words, "--output_dir", str(tmp_path)])
-    assert json.loads((tmp_path / "choosing_epsilon.json").read_text()) == json.loads(json.dumps(content))
-    lines = [choosing.line_of(row, 1, (1, 0.5)) for row in content["rows"]]
-    assert lines == ["1 epochs, width × 1"] * 2 + ["1 epochs, width × 0.5"] * 2
-    sizes = [json.loads(next(Path(row["folder"]).glob("seed_*/config.json")).read_text()) for row in content["rows"]]
-    assert [size["hidden_sizes"] for size in sizes] == [[4, 8], [4, 8], [2, 4], [2, 4]]
-
-
-def test_widths_need_sizes_to_scale(choosing):
-    settings = Settings({"seed": 1})
-    wider = choosing.of_width(settings, {"hidden_sizes": [4, 8], "depths": [1]}, 2)
-    assert wider.given == {"seed": 1, "model_args": {"hidden_sizes": [8, 16], "depths": [1]}}
-    assert choosing.of_width(settings, {}, 1) == settings
-    with pytest.raises(ValueError, match=r"`widths` scales stem_size and hidden_sizes of --model_args, got \{\}; give"):
-        choosing.of_width(settings, {}, 2)
-
-
-def test_a_line_has_a_point_for_each_radius_that_stayed_in_bounds_and_erm_is_dashed(choosing):
-    def row(epsilon, error):
-        method = "amp" if epsilon else "erm"
-        value = None if error is None else {"mean": error, "standard_error": 0.01, "n": 3}
-        settings = {"num_train_epochs": "4", **({"amp_epsilon": epsilon} if epsilon else {})}
-        summary = {"last": {"error_rate": value}, "sharpness": value}
-        return {"method": method, "label_noise": 0.0, "settings": settings, "summary": summary}
-
-    rows = [row(None, 0.2), row("0.1", 0.1), row("0.3", 0.15), row("9", None)]
-    figure = choosing.figure_of(rows, "title", lambda row: row["settings"]["num_train_epochs"])
-    dashed, line = figure.axes[0].lines[:2]
-    assert (dashed.get_linestyle(), list(dashed.get_ydata())) == ("--", [20, 20])
-    assert (list(line.get_xdata()), list(line.get_ydata())) == ([0.1, 0.3], [10, 15])
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--amp_epsilon", "1"), "--amp_epsilon is what is varied here; use --epsilons"),
-        (("--widths", "0", "1"), "--widths must be > 0, got 0; 1 is the network of --model_args"),
-        (("--epsilons", "0", "1"), "--epsilons must be > 0, got 0; ERM, which has 0, is always there"),
-    ],
-)
-def test_refusals_of_the_radius_study(tmp_path, choosing, trained, capsys, flags, message):
-    with pytest.raises(SystemExit):
-        choosing.main(["--use_cpu", "--dataset", "digits", "--output_dir", str(tmp_path / "out"), *flags])
-    assert message in capsys.readouterr().err
-    assert trained == []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import load_example
-from tiny_images import own_cache, write_folder
+from tiny_images import image_split, own_cache, write_folder, write_parquet
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
 from hf_amp.vision import make_image_processor
@@ -86,6 +86,25 @@ def test_any_classifier_is_fine_tuned_on_a_folder_of_images(tmp_path, monkeypatc
         assert loaded.config.id2label == {0: "cat", 1: "dog"}
     else:
         assert (tmp_path / "out" / "adapter_model.safetensors").stat().st_size > 0
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")  # nobody says use_cpu
+def test_the_lines_of_the_readme_run_on_a_model_and_a_data_set_as_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own_cache(monkeypatch, tmp_path / "cache")
+    text = (EXAMPLES.parent / "README.md").read_text().partition("## Use it")[2]
+    code = text.partition("```python\n")[2].partition("```")[0]
+    train = image_split(40, classes=10, image="img", size=(8, 8))
+    here = {"microsoft/resnet-18": save_classifier(tmp_path / "model")}
+    here["uoft-cs/cifar10"] = str(write_parquet(tmp_path / "images", train=train, test=train))
+    for hub, folder in here.items():
+        assert hub in code
+        code = code.replace(hub, folder)
+    names = {}
+    exec(code, names)
+    state = names["trainer"].state
+    assert state.global_step == 15
+    assert sum("eval_loss" in logs for logs in state.log_history) == 3
 
 
 def test_a_data_set_that_is_not_there_is_one_line(tmp_path):

@@ -172,8 +172,6 @@ def test_own_work_is_the_training_step_without_its_passes(tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("page", "benchmark"),
     [
-        ("README.md", BENCHMARK),
-        ("README.md", PLAIN_PASSES),
         ("examples/benchmarks/RESULTS.md", BENCHMARK),
         ("examples/benchmarks/RESULTS.md", PLAIN_PASSES),
     ],

@@ -6,7 +6,8 @@ any ascent (RMP). Each has its own radius, chosen on validation images, since a 
 noisier one.
 
     python examples/benchmarks/cheap_amp.py --config examples/evidence/cheap_digits.yaml
-    python examples/benchmarks/cheap_amp.py --config examples/evidence/cheap_cifar10_slice.yaml --dataset_path DATA
+    python examples/benchmarks/cheap_amp.py --config examples/evidence/cheap_cifar10_large_batch.yaml \\
+        --dataset_path DATA
 
 All other flags are those of examples/image_classification.py. Seconds are taken apart from the errors: short trainings
 of all variants in turn, several rounds, each variant divided by ERM in the same round. What is done is not run again.

@@ -11,6 +11,11 @@ from hf_amp.training_args import AMPArguments
 class PublishingArguments:
     """Mixin of the field that `PublishingMixin` reads; put it before a dataclass of training arguments.
 
+        @dataclass
+        class Config(PublishingArguments, Seq2SeqTrainingArguments): ...
+
+        args = Config("out", hub_check=False)
+
     Args:
         hub_check: with `push_to_hub`, ask the Hub before training whether the token may write to the repository.
     """
@@ -23,4 +28,9 @@ class PublishingArguments:
 
 @dataclass
 class AMPTrainingArguments(AMPArguments, PublishingArguments, TrainingArguments):
-    """`transformers.TrainingArguments` with the fields of `AMPArguments` and `PublishingArguments`, see there."""
+    """`transformers.TrainingArguments` with the fields of `AMPArguments` and `PublishingArguments`, see there.
+
+        args = AMPTrainingArguments("out", amp_ascent_fraction=0.06, amp_norm_stats="descent")
+
+    On a command line they are flags: `HfArgumentParser(AMPTrainingArguments)`.
+    """

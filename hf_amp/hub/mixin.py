@@ -30,8 +30,11 @@ _REMEDY = "or train with hub_check=False, or with HF_HUB_OFFLINE=1 and push late
 class PublishingMixin(CardSectionMixin):
     """Makes `push_to_hub` of any Trainer fail early, lose nothing and write a card of what was recorded.
 
-    `class Publishing(PublishingMixin, Seq2SeqTrainer): ...`; with AMP `(AMPTrainerMixin, PublishingMixin, …Trainer)`.
-    `hub_check=False` in the training arguments (see `PublishingArguments`) leaves the check before training out.
+        class Publishing(PublishingMixin, Seq2SeqTrainer): ...  # or (AMPTrainerMixin, PublishingMixin, …)
+
+    With `push_to_hub` it checks token, name space, repository and branch before training, unless `hub_check=False`.
+    With `HF_HUB_OFFLINE=1` nothing is asked and nothing is pushed. A push that fails leaves everything in `output_dir`,
+    and its error gives the command for later. `hub_token` is never written into `training_args.bin`.
 
     Attributes:
         evaluated_split: what cards and figures call the data that is evaluated while training.

@@ -7,7 +7,9 @@ from .configuration_small_image import SmallImageConfig, check_choice, check_int
 
 
 class PreActResNetConfig(SmallImageConfig):
-    """Configuration of [`PreActResNetForImageClassification`]; the default is PreActResNet18.
+    """Configuration of `PreActResNetForImageClassification`; the default is PreActResNet18.
+
+        config = PreActResNetConfig(hidden_sizes=[16, 32, 64], depths=[1, 1, 1], num_labels=100)
 
     Args:
         stem_size: channels after the first convolution, >= 1.

@@ -6,7 +6,9 @@ from .configuration_small_image import SmallImageConfig, check_choice, check_int
 
 
 class PyramidNetConfig(SmallImageConfig):
-    """Configuration of [`PyramidNetForImageClassification`]; the default is PyramidNet-164-270 with bottlenecks.
+    """Configuration of `PyramidNetForImageClassification`; the default is PyramidNet-164-270 with bottlenecks.
+
+        config = PyramidNetConfig(depth=20, alpha=48, block_type="basic", num_labels=100)
 
     Block k of N in all three stages together has the width `stem_size + alpha · k / N`, rounded.
 

@@ -7,7 +7,9 @@ from .configuration_small_image import SmallImageConfig, check_stages, integer_l
 
 
 class VGGConfig(SmallImageConfig):
-    """Configuration of [`VGGForImageClassification`]; the default is VGG16 with batch norm.
+    """Configuration of `VGGForImageClassification`; the default is VGG16 with batch norm.
+
+        config = VGGConfig(hidden_sizes=[16, 32, 64], depths=[1, 1, 1], classifier_sizes=[], num_labels=100)
 
     Args:
         hidden_sizes: width of each stage, >= 1; each stage ends with a pooling that halves the image.

@@ -7,7 +7,9 @@ from .configuration_small_image import SmallImageConfig, check_integer, integer_
 
 
 class WideResNetConfig(SmallImageConfig):
-    """Configuration of [`WideResNetForImageClassification`]; the default is WideResNet-28-10.
+    """Configuration of `WideResNetForImageClassification`; the default is WideResNet-28-10.
+
+        config = WideResNetConfig(depth=16, widen_factor=2, num_labels=100)
 
     Args:
         depth: number of convolutions, 6n + 4 with n >= 1: two in each of the n blocks of a stage, one in the stem

@@ -75,6 +75,9 @@ class PreActResNetForImageClassification(SmallImageClassifier):
     input of the block and not its activation, both as He et al. have it, and the bottleneck halves in its 3×3
     convolution.
 
+        config = PreActResNetConfig(hidden_sizes=[16, 32, 64], depths=[1, 1, 1], num_labels=100)
+        logits = PreActResNetForImageClassification(config)(torch.rand(2, 3, 32, 32)).logits
+
     Args:
         config: widths and depths.
     """

@@ -90,6 +90,9 @@ class PyramidNetForImageClassification(SmallImageClassifier):
     their code included (it rounds widths, where the paper writes floor). Departure: widths are rounded from exact
     sums and not from sums that gather rounding errors.
 
+        config = PyramidNetConfig(depth=20, alpha=48, block_type="basic", num_labels=100)
+        logits = PyramidNetForImageClassification(config)(torch.rand(2, 3, 32, 32)).logits
+
     Args:
         config: depth and widths.
     """

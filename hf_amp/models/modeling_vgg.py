@@ -63,6 +63,9 @@ class VGGForImageClassification(SmallImageClassifier):
     Source: Simonyan and Zisserman, Very Deep Convolutional Networks (2015), with batch norm after each convolution,
     biased convolutions, and dropout after each ReLU, as in the code of the AMP paper.
 
+        config = VGGConfig(hidden_sizes=[16, 32, 64], depths=[1, 1, 1], classifier_sizes=[], num_labels=100)
+        logits = VGGForImageClassification(config)(torch.rand(2, 3, 32, 32)).logits
+
     Args:
         config: widths and depths.
     """

@@ -43,6 +43,9 @@ class WideResNetForImageClassification(SmallImageClassifier):
     activation and not the input of the block, and the last batch norm has the usual momentum of 0.1, not 0.9.
     As there, dropout is also applied before the linear layer.
 
+        config = WideResNetConfig(depth=16, widen_factor=2, num_labels=100)
+        logits = WideResNetForImageClassification(config)(torch.rand(2, 3, 32, 32)).logits
+
     Args:
         config: depth and widths.
     """

@@ -23,6 +23,10 @@ class ImageCollator:
     All random numbers are functions of (seed, epoch, image), so an image of an epoch looks the same whatever the
     number of workers or processes, however the batch is split into micro-batches, and after a resume.
 
+        images = DecodedImages(load_image_dataset("digits")["train"])
+        images.set_epoch(0)  # in a Trainer, EpochCallback does it
+        batch = ImageCollator("digits", augmentation="cutout", seed=1)([images[0], images[1]])
+
     Args:
         dataset_name: chooses the changes (`changes_for`) and, without `mean` and `std`, the normalisation.
         augmentation: `"vanilla"` (crop and flip), `"cutout"` (vanilla, then Cutout), `"autoaugment"` (vanilla,

@@ -30,8 +30,9 @@ _BANDS = {"grey": 1, "rgb": 3}
 class ImageSelection:
     """Some images of a data set on their way to `ImageCollator`: not the pixels, but where they are.
 
-    It is no mapping, so `remove_unused_columns` of the `Trainer` leaves it alone, and it never leaves the process
-    that reads it.
+    No mapping, so `remove_unused_columns` of the `Trainer` leaves it alone; it stays in the process that reads it.
+
+        ImageSelection(images, torch.tensor([0, 5]))  # of some DecodedImages, which makes them itself
 
     Args:
         source: the data set.
@@ -48,8 +49,9 @@ class DecodedImages(Dataset[ImageSelection]):
     Images are decoded at the first use and kept on disk (see `decoded_pixels`), so the next run only maps a file.
     Too many for memory: images are read and decoded batch by batch, and a warning says so.
 
-    `to("cuda")` moves pixels and labels; batches are then made on the GPU, with `dataloader_num_workers=0` and
-    `dataloader_pin_memory=False`.
+    `to("cuda")`: batches are made on the GPU, with `dataloader_num_workers=0` and `dataloader_pin_memory=False`.
+
+        images = DecodedImages(load_image_dataset("digits")["train"], image_size=16)
 
     Args:
         split: with columns `image` and `label`, as `load_image_dataset` returns it.

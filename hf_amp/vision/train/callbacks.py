@@ -24,6 +24,8 @@ class EpochCallback(TrainerCallback):
     The `Trainer` hands the epoch to Accelerate's loader, which passes it on to *either* the sampler *or* the data
     set: with several processes, and after a resume inside an epoch, the data set hears nothing, and with several
     processes after such a resume the sampler hears nothing (`DataLoaderShard.set_epoch` in Accelerate 1.12 to 1.15).
+
+        trainer = AMPTrainer(model, args, collator, train_dataset=images, callbacks=[EpochCallback()])
     """
 
     def on_epoch_begin(

@@ -71,6 +71,10 @@ class Settings:
             logger.warning(f"--{name} has no effect with --method {method}, which does not read it.")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The description in the lines that it was written in, and defaults."""
+
+
 class _Parser(HfArgumentParser):
     """Gives the error in one line: the usage of 150 flags would push it off the screen."""
 
@@ -214,7 +218,8 @@ def default_output_dir(model: ModelArguments, data: DataArguments, training: Ima
 
 @cache
 def _flags(description: str | None = None) -> _Parser:
-    parser = _Parser(list(_CLASSES), description=description, allow_abbrev=False)
+    options = {"description": description, "formatter_class": HelpFormatter, "allow_abbrev": False}
+    parser = _Parser(list(_CLASSES), **options)
     parser.add_argument("--config", help="YAML file of settings; flags on the command line override it.")
     parser.add_argument("--recipe", help="A row of the paper's tables, with its published settings.")
     parser.add_argument("--list_recipes", nargs=0, action=_ListRecipes, help="List the recipes and what they reached.")
