@@ -14,6 +14,7 @@ from transformers import AutoModelForImageClassification, ResNetConfig, ResNetFo
 from hf_amp.vision import make_image_processor
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+SHORT = ("--output_dir", "out", "--max_steps", "2", "--logging_steps", "1")
 FIGURES = ("erm_loss", "sharpness", "perturbation_norm", "skipped_ascents")
 
 
@@ -39,7 +40,8 @@ def changed_lines(script):
         ("minimal.py", ()),
         ("by_feature/sam.py", ()),
         ("by_feature/cheap_ascent.py", ()),
-        ("by_feature/any_trainer.py", ("--output_dir", "out", "--max_steps", "2", "--logging_steps", "1")),
+        ("by_feature/search_radius.py", ()),
+        ("by_feature/any_trainer.py", (*SHORT, "--amp_epsilon", "0.02")),
     ],
 )
 def test_example_runs_and_logs_the_figures_of_amp(script, words, tmp_path):
@@ -50,7 +52,7 @@ def test_example_runs_and_logs_the_figures_of_amp(script, words, tmp_path):
 @pytest.mark.parametrize(
     ("script", "lines"),
     [
-        ("by_feature/sam.py", ['amp_norm="global",', "amp_inner_lr=1e6,"]),
+        ("by_feature/sam.py", ["amp_epsilon=0.05,", 'amp_norm="global",', "amp_inner_lr=1e6,"]),
         ("by_feature/cheap_ascent.py", ["amp_ascent_fraction=0.125,"]),
     ],
 )

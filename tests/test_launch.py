@@ -83,6 +83,13 @@ def share_case(**common):
     return {"name": "share", "settings": SETTINGS[1] | BOTH | {"amp_ascent_fraction": 0.5}, "samples": 64, **common}
 
 
+def radius_case(**common):
+    """A radius that follows over-fitting: random labels, learnt by heart."""
+    settings = {"amp_epsilon": None, "eval_strategy": "epoch", "optim": "adamw_torch", "learning_rate": 0.03}
+    case = {"name": "radius", "samples": 32, "held_out": 32, "config": {"width": 32}, **common}
+    return {**case, "settings": settings | {"num_train_epochs": 30} | BOTH}
+
+
 def as_one_process(cases):
     kept = [{k: v for k, v in c["settings"].items() if k != "gradient_accumulation_steps"} | WHOLE for c in cases]
     return [
@@ -121,6 +128,7 @@ def two_processes(tmp_path_factory):
         {"name": "logs", "settings": window | PROCESSES | {"num_train_epochs": 2}, "samples": 64},
         share_case(),
         share_case(name="share-counts", model="counts"),
+        radius_case(),
     ]
     return launch(accelerate("two_cpu_processes.yaml"), cases, tmp_path_factory.mktemp("launch") / "two")
 
@@ -128,7 +136,7 @@ def two_processes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """One launch for all that one process is asked."""
-    cases = as_one_process([*split_cases(), share_case()])
+    cases = as_one_process([*split_cases(), share_case(), radius_case()])
     logs = {"amp_epsilon": 0.1, "logging_steps": 2, "num_train_epochs": 2} | WHOLE
     cases.append({"name": "logs", "settings": logs, "samples": 64})
     in_float32 = as_one_process([*split_cases(dtype="float32"), share_case(dtype="float32")])
@@ -164,6 +172,14 @@ def test_two_processes_take_the_same_share_of_the_batch_as_one(two_processes, on
         for mine, alone in zip(process["logs"], one_process["share"][0]["logs"], strict=True):
             for name in ("loss", "erm_loss", "sharpness", "perturbation_norm"):
                 assert mine[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-6)
+
+
+def test_two_processes_follow_overfitting_as_one_does(two_processes, one_process):
+    radii = [entry["amp_epsilon"] for entry in one_process["radius"][0]["logs"]]
+    assert max(radii) > 0.1
+    for process in two_processes["radius"]:
+        assert [entry["amp_epsilon"] for entry in process["logs"]] == pytest.approx(radii, abs=1e-5)
+        assert difference(process, one_process["radius"][0]) <= 1e-4  # losses are summed in float32
 
 
 def test_each_process_has_its_own_delta_in_scope_micro_batch(two_processes):

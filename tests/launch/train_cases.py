@@ -6,6 +6,7 @@ Usage: train_cases.py CASES.json OUTPUT_DIR. Each case has a `name` and may have
     model        "tiny", "counts", "bad", or "llama", a language model; config, dtype: of the model
     trainer      "amp" or "plain"
     samples      number of training samples
+    held_out     number of samples to evaluate on
     count_calls  true: count the collective calls that the steps make
     shards       of a `transformers.distributed.DistributedConfig`, e.g. {"fsdp_size": 2}
     accelerate_shards   true: Accelerate shards the model, as its configuration says
@@ -165,6 +166,7 @@ def run(case, output):
         data = Points(case.get("samples", 48), dtype=dtype)
     if case.get("accelerate_shards"):  # asks for the embeddings, to see whether they are tied
         model.get_input_embeddings = model.get_output_embeddings = lambda: None
+    evaluation = {"eval_dataset": Points(case["held_out"], seed=1, dtype=dtype)} if "held_out" in case else {}
     folder = output / f"{case['name']}-model"
     if "shards" in case:
         model = sharded(model, folder, case["shards"], dtype)
@@ -174,7 +176,7 @@ def run(case, output):
         trainer_class = counted(trainer_class, calls)
     if "ddp" in case:
         trainer_class = with_ddp(trainer_class, case["ddp"])
-    trainer = amp_trainer(output / case["name"], model, trainer_class, data=data, **case["settings"])
+    trainer = amp_trainer(output / case["name"], model, trainer_class, data=data, **evaluation, **case["settings"])
     callbacks = [Between(case["between"], output / f"{case['name']}-between")] if "between" in case else []
     callbacks += [WithHook(case["hook"])] if "hook" in case else []
     for callback in callbacks:
