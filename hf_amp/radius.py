@@ -12,6 +12,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
+from hf_amp.third_party import is_of
 from hf_amp.training_args import AMPSettings
 
 logger = logging.get_logger(__name__)
@@ -28,6 +29,11 @@ NO_LOSS = (
     "`amp_epsilon` is not set, so the radius follows the held-out loss, and this evaluation has no {!r}: the radius "
     "stays as it is. Evaluate data with labels, override `held_out_loss`, or choose a constant radius, such as the "
     "paper's amp_epsilon=0.5."
+)
+OTHER_BATCHES = (
+    "`amp_epsilon` is not set, so the radius follows the held-out loss less the training loss. A loss with in-batch "
+    "negatives grows with the batch, and batches have {} samples in training and {} in evaluation: make "
+    "`per_device_eval_batch_size` the same, or choose a constant radius, such as amp_epsilon=0.1."
 )
 _STEPS_OF_START = 4
 _TrainerBehind = Trainer if TYPE_CHECKING else object
@@ -182,8 +188,11 @@ class RadiusMixin(_TrainerBehind):
             return
         if RadiusCallback.of(self) is None:
             self.add_callback(RadiusCallback())
-        if self.args.eval_strategy == IntervalStrategy.NO:
+        args = self.args
+        if args.eval_strategy == IntervalStrategy.NO:
             logger.warning(NO_EVALUATION)
+        elif is_of(self, "sentence_transformers") and args.eval_batch_size != args.train_batch_size:
+            logger.warning(OTHER_BATCHES.format(args.train_batch_size, args.eval_batch_size))
 
     def _note_loss(self, loss: Tensor) -> None:
         """Tell the callback what a micro-batch contributes to the loss at θ of its step."""

@@ -67,7 +67,7 @@ def refuse_share(trainer: "Trainer") -> None:
     Raises:
         NotImplementedError: naming the loss, the reason and what to do.
     """
-    if not _is_of(trainer, "sentence_transformers"):
+    if not is_of(trainer, "sentence_transformers"):
         return
     losses = getattr(trainer, "loss", None)
     for loss in losses.values() if isinstance(losses, Mapping) else (losses,):
@@ -88,7 +88,7 @@ def samples_of_known(trainer: "Trainer", inputs: Any) -> Samples | None:
         return None
     if "cu_seq_lens_q" in inputs:
         return _sequences_in_one_row(inputs)
-    if _is_of(trainer, "sentence_transformers"):
+    if is_of(trainer, "sentence_transformers"):
         # Most of its losses compare samples: other pairs of the batch are negatives, or are ranked with each other.
         return _rows(inputs, _first_length(inputs), least=2)
     tags = _tags(trainer)
@@ -111,7 +111,7 @@ def figures_held(trainer: "Trainer") -> Iterator[None]:
     tokens = own.get("_total_train_tokens")
     stores = [own[name] for name in ("_metrics", "_stored_metrics") if name in own and "trl" in _tags(trainer)]
     lengths = [{(mode, name): len(found) for mode, name, found in _figures(store)} for store in stores]
-    parts = own.get("accum_loss_components", {}) if _is_of(trainer, "sentence_transformers") else {}
+    parts = own.get("accum_loss_components", {}) if is_of(trainer, "sentence_transformers") else {}
     kept = {mode: {name: part.clone() for name, part in found.items()} for mode, found in parts.items()}
     try:
         yield
@@ -210,7 +210,8 @@ def _tags(trainer: "Trainer") -> set[str]:
     return {str(tag) for base in type(trainer).__mro__ for tag in vars(base).get("_tag_names") or ()}
 
 
-def _is_of(trainer: "Trainer", library: str) -> bool:
+def is_of(trainer: "Trainer", library: str) -> bool:
+    """Whether the Trainer, or a class that it is made of, is one of a library."""
     return any(base.__module__.partition(".")[0] == library for base in type(trainer).__mro__)
 
 

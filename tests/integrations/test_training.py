@@ -9,6 +9,7 @@ import pytest
 import torch
 from kinds import KINDS
 from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
 
 EVENTS = [name for name in vars(TrainerCallback) if name.startswith("on_") and name != "on_init_end"]
 
@@ -123,3 +124,32 @@ def test_the_plain_class_does_not_save_the_parameters_of_a_loss_either(tmp_path)
     resumed = KINDS["SoftmaxLoss"](tmp_path / "resumed", "plain")
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert difference(everything_trained(resumed), everything_trained(whole)) > 1e-3
+
+
+def test_with_nothing_set_the_radius_follows_the_evaluation_loss(kind, tmp_path, monkeypatch):
+    trainer = kind(tmp_path, "amp", amp_epsilon=None)
+    trainer.eval_dataset, trainer.args.eval_strategy = trainer.train_dataset, IntervalStrategy.STEPS
+    trainer.args.eval_steps = 2
+    own, held_out = type(trainer).held_out_loss, []
+
+    def worse(self, metrics):
+        held_out.append(own(self, metrics))
+        return 10.0 + held_out[-1]
+
+    monkeypatch.setattr(type(trainer), "held_out_loss", worse)
+    trainer.train()
+    assert len(held_out) == 2
+    radii = [entry["amp_epsilon"] for entry in trainer.state.log_history if "amp_epsilon" in entry]
+    norms = [entry.get("perturbation_norm", 0.0) for entry in trainer.state.log_history if "loss" in entry]
+    assert radii[:3] == [0.0, 0.0, 0.5]
+    assert norms[:2] == [0.0, 0.0]
+    assert norms[2] > 0
+
+
+@pytest.mark.parametrize(("size", "said"), [(4, False), (3, True)])
+def test_batches_of_another_size_in_evaluation_are_said_where_the_loss_depends_on_it(tmp_path, caplog, size, said):
+    sizes = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": size}
+    trainer = KINDS["MultipleNegativesRanking"](tmp_path, "amp", amp_epsilon=None, **sizes)
+    trainer.eval_dataset, trainer.args.eval_strategy = trainer.train_dataset, IntervalStrategy.EPOCH
+    trainer.train()
+    assert ("batches have 4 samples in training and 3 in evaluation" in caplog.text) == said
