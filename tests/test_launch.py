@@ -250,9 +250,11 @@ FORGETS_FAILED_PASSES = hasattr(FSDPModule, "reset_iter_state")  # since torch 2
 def skip_without_shards(*options):
     """Skip where a model cannot shard itself when it is loaded, or not with these options."""
     there = inspect.signature(DistributedConfig).parameters
-    for option in options:
-        if option not in there:
-            pytest.skip(f"DistributedConfig of transformers {transformers.__version__} takes no {option}")
+    missing = [option for option in ("fsdp_size", *options) if option not in there]
+    if missing:
+        pytest.skip(f"DistributedConfig of transformers {transformers.__version__} takes no {missing[0]}")
+    if "fsdp_plan" not in there:
+        pytest.skip(f"transformers {transformers.__version__} shards only models whose class has a plan for it")
     if torch.__version__ < (2, 8):
         pytest.skip(f"in transformers FSDP2 asks for torch 2.8, this is {torch.__version__}")
 
