@@ -31,7 +31,9 @@ def own_parser() -> argparse.ArgumentParser:
         "--methods", nargs="+", default=["erm", "amp"], help=f"Some of {', '.join(METHODS)}; also method:name=value,..."
     )
     parser.add_argument("--label_noise", nargs="+", type=float, default=[0.0], help="Shares of labels to replace.")
-    parser.add_argument("--select", nargs="+", default=[], help="name=value,value,...: chosen on validation images.")
+    parser.add_argument(
+        "--select", nargs="+", default=[], help="[method:]name=value,value,...: chosen on validation images."
+    )
     parser.add_argument("--select_seeds", nargs="+", type=int, help="Seeds that choose; default: the first one.")
     parser.add_argument("--output_dir", default="outputs/comparison", help="Where everything goes.")
     return parser
@@ -59,6 +61,7 @@ def main(argv: list[str] | None = None) -> dict:
     datasets.disable_progress_bars()  # and for every step of loading the images
     try:
         comparison = parse(sys.argv[1:] if argv is None else argv)
+        comparison.check()
     except (ValueError, TypeError, OSError) as error:  # what the user can correct; later errors keep their traceback
         sys.exit(f"error: {error}")
     try:

@@ -66,7 +66,8 @@ class _Mean:
     def collect(self) -> float:
         """Bring the sum to the host and return the mean; all processes together."""
         if self._pending is not None:
-            self.total += reduce(self._pending, reduction="mean").item()
+            mean: Any = reduce(self._pending, reduction="mean")
+            self.total += mean.item()
             self._pending = None
         return self.total / max(1, self.steps)
 
@@ -124,7 +125,8 @@ class RadiusCallback(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Begin at 0, or with what the checkpoint holds that is resumed from."""
-        stored = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        states: Any = state.stateful_callbacks
+        stored = states.get(type(self).__name__) if state.global_step else None
         if stored is not None:
             self._begin(**stored["attributes"])
             return
@@ -133,7 +135,7 @@ class RadiusCallback(TrainerCallback, ExportableState):
         if losses:  # a checkpoint of another Trainer: the training has begun with what it logged first
             self._start = _Mean(losses[0] * _STEPS_OF_START, _STEPS_OF_START)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Set the radius for the steps to come."""
         if self.trainer is None or not self._recent.steps:
             return

@@ -143,6 +143,9 @@ def test_variants():
     assert selection.applies_to(Variant.parse("sam"))
     assert not selection.applies_to(plain)
     assert not selection.applies_to(own)  # it has its own
+    of_sam = Selection.parse("sam:amp_epsilon=0.1,0.2")
+    assert of_sam.applies_to(Variant.parse("sam"))
+    assert not of_sam.applies_to(Variant.parse("amp"))
 
 
 @pytest.mark.parametrize(
@@ -155,6 +158,8 @@ def test_variants():
         (("--label_noise", "2"), r"`label_noise` must be in \[0, 1\), got 2"),
         (("--select", "epsilon=1,2"), "`select` must name one of .*amp_epsilon.* got 'epsilon'"),
         (("--select", "amp_epsilon=1"), "`select` must give at least two values"),
+        (("--select", "erm:amp_epsilon=1,2"), "`select` must name one of .* got 'amp_epsilon'"),
+        (("--select", "asam:amp_epsilon=1,2"), "`select` must name a method before ':', .* got 'asam'"),
         (("--select", "amp_epsilon=1,2"), "`select` chooses on validation images, but there are none"),
         (("--method", "erm"), "`--method` runs one method; write --methods erm amp"),
         (("--methods", "amp:amp_epsilon=-1"), "`amp_epsilon` must be .*>= 0, got -1"),
@@ -166,6 +171,17 @@ def test_refusals_come_before_any_training(tmp_path, trained, flags, message):
         compare(tmp_path / "out", *flags)
     assert trained == []
     assert not (tmp_path / "out").exists()
+
+
+def test_a_radius_that_has_nothing_to_follow_is_refused_before_the_first_method_trains(tmp_path, trained):
+    words = [word for word in TINY if word not in ("--amp_epsilon", "0.5")]
+    with pytest.raises(SystemExit, match=r"error: `amp_epsilon` is not given, .* no images are held out"):
+        compare(tmp_path / "out", "--methods", "erm", "amp", base=words)
+    assert trained == []
+    assert not (tmp_path / "out").exists()
+    methods = ("--methods", "erm", "amp", "--select", "amp_epsilon=0.1,0.2", "--validation_fraction", "0.3")
+    compare(tmp_path / "out", *methods, "--eval_strategy", "no", base=words)  # each has one then
+    assert trained
 
 
 def test_nothing_to_compare_is_refused(tmp_path):
@@ -186,5 +202,5 @@ def test_the_committed_comparison_on_digits_runs_when_shortened(tmp_path):
     short = ("--num_train_epochs", "1", "--max_train_samples", "60", "--seeds", "0", "--use_cpu")
     content = compare(tmp_path, "--config", str(EXAMPLES / "digits.yaml"), *short, base=())
     assert [(row["method"], row["label_noise"]) for row in content["rows"]] == [
-        (method, noise) for noise in (0.0, 0.2) for method in ("erm", "amp")
+        (method, noise) for noise in (0.0, 0.2) for method in ("erm", "amp", "amp")
     ]

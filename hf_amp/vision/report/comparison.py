@@ -13,7 +13,7 @@ from hf_amp.hub.text.invocation import plain_value
 from hf_amp.vision.report.card import add_comparison
 from hf_amp.vision.report.experiment import Experiment
 from hf_amp.vision.report.figures import save_comparison
-from hf_amp.vision.report.results import own_folder, write_json
+from hf_amp.vision.report.results import own_folder, validation_means, write_json
 from hf_amp.vision.train.command_line import Settings, typed
 from hf_amp.vision.train.images import Images
 from hf_amp.vision.train.methods import METHODS
@@ -72,35 +72,42 @@ class Variant:
 
 @dataclass(frozen=True)
 class Selection:
-    """A setting that each variant chooses on the validation images, written `name=value,value,…`.
+    """A setting that each variant chooses on the validation images, written `[method:]name=value,value,…`.
 
     Args:
         name: a field that some method reads.
         values: the candidates.
+        method: whose variants alone choose; None: all that read the field.
     """
 
     name: str
     values: tuple[str, ...]
+    method: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Selection:
-        """Read `name=value,value,…`.
+        """Read `name=value,value,…` or `method:name=value,value,…`.
 
         Raises:
-            ValueError: it does not look like that, or no method reads such a field.
+            ValueError: it does not look like that, or no such method, or none at all, reads such a field.
         """
         name, _, rest = text.partition("=")
+        method, colon, after = name.partition(":")
+        name = after if colon else name
         values = tuple(filter(None, rest.split(",")))
-        readable = sorted({name for method in METHODS.values() for name in method.fields})
+        if colon and method not in METHODS:
+            raise ValueError(f"`select` must name a method before ':', one of {', '.join(METHODS)}, got {method!r}")
+        readable = sorted({name for one in ([method] if colon else METHODS) for name in METHODS[one].fields})
         if name not in readable:
             raise ValueError(f"`select` must name one of {', '.join(readable)}, got {name!r}; choose one of these")
         if len(values) < 2:
             raise ValueError(f"`select` must give at least two values to choose from, got {text!r}; add some")
-        return cls(name, values)
+        return cls(name, values, method if colon else None)
 
     def applies_to(self, variant: Variant) -> bool:
-        """Whether the variant's method reads the field and does not give it itself."""
-        return self.name in METHODS[variant.method].fields and self.name not in variant.settings
+        """Whether the variant chooses it: its method reads the field, and it does not give it itself."""
+        fields = METHODS[variant.method].fields if self.method in (None, variant.method) else ()
+        return self.name in fields and self.name not in variant.settings
 
 
 class Comparison:
@@ -153,14 +160,18 @@ class Comparison:
                 "--validation_fraction 0.2"
             )
 
+    def check(self) -> None:
+        """Load the images, and refuse what they rule out before the first method trains."""
+        for variant in self.variants:
+            chosen = {one.name: one.values[0] for one in self.select if one.applies_to(variant)}
+            self._experiment(Variant(variant.method, {**variant.settings, **chosen}), self.label_noise[0])
+
     def run(self) -> dict[str, Any]:
         """Run what is missing and return the content of `comparison.json`; the file grows with each row."""
         with own_folder(self.folder) if self.is_main else nullcontext():
             return self._run()
 
     def _run(self) -> dict[str, Any]:
-        for variant in self.variants:  # what the images rule out is refused before the first one trains
-            self._experiment(variant, self.label_noise[0])
         rows: list[dict[str, Any]] = []
         for noise in self.label_noise:
             for variant in self.variants:
@@ -203,7 +214,7 @@ class Comparison:
             candidates = []
             for value in selection.values:
                 results = self._experiment(variant.with_setting(selection.name, value), noise, seeds).run()
-                candidates.append({"value": value, **_validation_means(results)})
+                candidates.append({"value": value, **validation_means(results)})
             best = min(candidates, key=lambda one: (one["validation_error_rate"], one["validation_nll"]))
             variant = variant.with_setting(selection.name, best["value"])
             records.append({"name": selection.name, "chosen": best["value"], "seeds": seeds, "candidates": candidates})
@@ -237,13 +248,3 @@ class Comparison:
             "rows": rows,
             **environment(self.training.world_size),
         }
-
-
-def _validation_means(results: dict[str, Any]) -> dict[str, float]:
-    """Return mean validation error and NLL of the last epoch; inf where training went out of bounds."""
-    means = {}
-    for metric in ("error_rate", "nll"):
-        values = [run["validation"][metric] for run in results["runs"]]
-        bad = any(value is None or value != value for value in values)
-        means[f"validation_{metric}"] = float("inf") if bad else sum(values) / len(values)
-    return means

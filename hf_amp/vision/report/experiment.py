@@ -33,7 +33,7 @@ from hf_amp.vision.train.arguments import ImageTrainingArguments
 from hf_amp.vision.train.facts import describe_data
 from hf_amp.vision.train.images import DataArguments, Images
 from hf_amp.vision.train.methods import METHOD_FIELDS, METHODS
-from hf_amp.vision.train.network import ModelArguments, build_model, check_batches, check_radius, folder_fingerprint
+from hf_amp.vision.train.network import ModelArguments, build_model, check_training, folder_fingerprint
 
 # They say where and how loudly a run works, or on which device, not what it computes.
 _NEUTRAL = {
@@ -106,8 +106,7 @@ class Experiment:
         # What cannot be read, built or trained is refused before anything is written.
         for seed in training.all_seeds:
             read_json(self._seed_folder(seed) / RESULTS_NAME)
-        check_batches(model, training, self.images)
-        check_radius(training, self.images)
+        check_training(model, training, self.images)
         self.parameters = build_model(model, training, self.images).num_parameters()
 
     def run(self) -> dict[str, Any]:

@@ -210,3 +210,13 @@ def comparison_table(rows: Sequence[dict[str, Any]], which: str = "last") -> str
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def validation_means(results: dict[str, Any]) -> dict[str, float]:
+    """Return mean validation error and NLL of the last epoch; inf where training went out of bounds."""
+    means = {}
+    for metric in ("error_rate", "nll"):
+        values = [run["validation"][metric] for run in results["runs"]]
+        bad = any(value is None or value != value for value in values)
+        means[f"validation_{metric}"] = float("inf") if bad else sum(values) / len(values)
+    return means

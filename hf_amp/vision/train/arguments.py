@@ -23,8 +23,7 @@ class ImageTrainingArguments(AMPTrainingArguments):
     Args:
         method: training scheme, a row of `METHODS`. It decides the AMP fields that it fixes: `erm`
             switches the perturbation off, `sam` takes one normalised global step.
-        amp_epsilon: radius of `amp` (None: as large as the training over-fits), `sam` (None: 0.05) and `rmp`
-            (None: 0.1).
+        amp_epsilon: radius of `amp` (None: follows over-fitting), `sam` (None: 0.05) and `rmp` (None: 0.1).
         dropout: rate for `dropout`, in [0, 1).
         smoothing: mass that `label_smoothing` spreads over the other classes, in [0, 1).
         flood_level: level b of `flooding`, >= 0.

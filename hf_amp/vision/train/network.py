@@ -111,12 +111,13 @@ def _channels_last(model: PreTrainedModel) -> PreTrainedModel:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def check_batches(model: ModelArguments, training: ImageTrainingArguments, images: Images) -> None:
-    """Refuse a training in which batch norm would meet a batch of one value per channel.
+def check_training(model: ModelArguments, training: ImageTrainingArguments, images: Images) -> None:
+    """Refuse a radius with nothing to follow, and a training in which batch norm would meet a batch of one image.
 
     Raises:
-        ValueError: a pass has one image, and the network cannot train on one.
+        ValueError: saying which, and what helps.
     """
+    _check_radius(training, images)
     parts = [name for name, size in _smallest_passes(training, len(images.train)).items() if size == 1]
     if not parts or _trains_on_one_image(model, training, images):
         return
@@ -131,12 +132,7 @@ def check_batches(model: ModelArguments, training: ImageTrainingArguments, image
     )
 
 
-def check_radius(training: ImageTrainingArguments, images: Images) -> None:
-    """Refuse a training whose radius follows a held-out loss that is never measured.
-
-    Raises:
-        ValueError: there are no held-out images, or no evaluations while training.
-    """
+def _check_radius(training: ImageTrainingArguments, images: Images) -> None:
     if training.amp_epsilon is not None:
         return
     missing = "no images are held out" if images.validation is None else "eval_strategy='no' never measures it"
