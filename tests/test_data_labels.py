@@ -110,7 +110,7 @@ def test_labels_of_others_take_the_place_of_the_data_sets_own(tmp_path, ending, 
     assert split.features["label"].names == ["class 0", "class 1", "class 2"]
 
 
-def test_held_out_images_keep_their_own_labels_and_the_choice_of_images_stays(tmp_path, monkeypatch):
+def test_held_out_images_have_the_given_labels_and_the_choice_of_images_stays(tmp_path, monkeypatch):
     own_cache(monkeypatch, tmp_path / "cache")
     folder = write_parquet(tmp_path / "data", train=image_split(60), test=image_split(6, seed=1))
     file = label_file(tmp_path, ".csv", {"label": [(i + 1) % 3 for i in range(60)]})
@@ -119,9 +119,19 @@ def test_held_out_images_keep_their_own_labels_and_the_choice_of_images_stays(tm
     for name in ("train", "validation", "test"):
         pixels = [[image.tobytes() for image in splits[name]["image"]] for splits in (own, given)]
         assert pixels[0] == pixels[1]
-        shift = 1 if name == "train" else 0
+        shift = 0 if name == "test" else 1
         assert given[name]["label"][:] == [(label + shift) % 3 for label in own[name]["label"][:]]
     assert given["train"]["clean_label"][:] == own["train"]["label"][:]
+    assert given["validation"]["clean_label"][:] == own["validation"]["label"][:]
+
+
+def test_held_out_images_that_are_tested_on_keep_their_own_labels(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    folder = write_parquet(tmp_path / "data", train=image_split(60))
+    file = label_file(tmp_path, ".csv", {"label": [(i + 1) % 3 for i in range(60)]})
+    options = {"path": folder, "validation_fraction": 0.2}
+    own, given = load_image_dataset("mine", **options), load_image_dataset("mine", train_labels=str(file), **options)
+    assert given["validation"]["label"][:] == own["validation"]["label"][:]
     assert given["validation"].column_names == ["image", "label"]
 
 

@@ -5,8 +5,12 @@ from commands import TINY, classify
 from PIL import Image
 from tiny_images import image_split, own_cache, random_images, write_folder, write_parquet
 
+from hf_amp.models import PreActResNetConfig, PreActResNetForImageClassification
 from hf_amp.vision.train.arguments import ImageTrainingArguments
 from hf_amp.vision.train.images import DataArguments, Images
+from hf_amp.vision.train.trainer import ImageTrainer
+
+SPLITS = ("train", "validation", "test")
 
 MINE = [word for word in TINY if word not in ("--dataset", "digits", "--max_train_samples", "60")]
 
@@ -120,3 +124,52 @@ def test_labels_of_others_are_trained_on_reported_and_recorded(tmp_path, capsys)
     assert own["settings"]["test images"] == results["settings"]["test images"]
     with pytest.raises(SystemExit, match="`train_labels` and `label_noise` exclude each other"):
         classify(tmp_path / "both", *flags, "--label_noise", "0.1", base=MINE)
+
+
+def test_label_noise_is_in_what_is_held_out_from_the_training_images_and_in_no_other_split(tmp_path):
+    folder = written(tmp_path / "data", count=100)
+    training = ImageTrainingArguments(use_cpu=True, method="erm")
+    noisy = DataArguments(dataset_path=folder, validation_fraction=0.3, label_noise=0.4)
+    clean = DataArguments(dataset_path=folder, validation_fraction=0.3)
+    splits = [Images(data).for_seed(1, data, training) for data in (noisy, clean)]
+    differ = [int((getattr(splits[0], name).labels != getattr(splits[1], name).labels).sum()) for name in SPLITS]
+    assert differ == [round(0.4 * len(splits[1].train)), round(0.4 * len(splits[1].validation)), 0]
+
+
+def test_label_noise_leaves_a_validation_split_that_is_tested_on_as_it_is(tmp_path):
+    folder = str(write_parquet(tmp_path / "data", train=image_split(60)))
+    data = DataArguments(dataset_path=folder, validation_fraction=0.5, label_noise=0.4)
+    split = Images(data).for_seed(1, data, ImageTrainingArguments(use_cpu=True, method="erm"))
+    assert split.validation is None
+    assert sorted(split.test.labels.tolist()) == sorted([0, 1, 2] * 10)
+    assert split.label_noise["changed"] == 12
+
+
+def test_the_radius_follows_held_out_images_and_never_the_test_images(tmp_path):
+    words = [word for word in MINE if word not in ("--amp_epsilon", "0.5")]
+    data = ("--dataset_path", written(tmp_path / "data", count=60), "--num_train_epochs", "12")
+    fast = (
+        "--optim",
+        "adamw_torch",
+        "--learning_rate",
+        "0.05",
+        "--label_noise",
+        "0.5",
+        "--lr_scheduler_type",
+        "linear",
+    )
+    never = ("--validation_fraction", "0.4", "--eval_strategy", "no")
+    for flags, message in (((), "no images are held out"), (never, "'no' never measures it")):
+        with pytest.raises(SystemExit, match=f"error: `amp_epsilon` is not given.*{message}"):
+            classify(tmp_path / "out", *data, *flags, base=words)
+    results = classify(tmp_path / "out", *data, *fast, "--validation_fraction", "0.4", base=words)
+    radii = [point["amp_epsilon"] for point in results["runs"][0]["curves"] if "loss" in point]
+    assert radii[0] == 0.0 < max(radii)
+
+
+@pytest.mark.parametrize(("split", "followed"), [("validation", 1.0), ("test", None)])
+def test_the_loss_on_the_test_images_has_no_part_in_the_radius(tmp_path, split, followed):
+    network = PreActResNetForImageClassification(PreActResNetConfig(stem_size=4, hidden_sizes=[4], depths=[1]))
+    trainer = ImageTrainer(model=network, args=ImageTrainingArguments(str(tmp_path), use_cpu=True, eval_strategy="no"))
+    trainer.evaluated_split = split
+    assert trainer.held_out_loss({"eval_loss": 1.0}) == followed

@@ -42,7 +42,7 @@ def load_image_dataset(
         seed: of the held-out part and of the choice of `max_train_samples`.
         train_labels: `FILE` or `FILE:COLUMN` with labels that others gave to the training images, one for each in the
             data set's order (see `hf_amp.vision.data.labels.read_labels`). They take the place of the data set's own,
-            which are then in `clean_label`; what is held out as `validation` keeps its own.
+            which are then in `clean_label`. So do those of `validation`, unless there is no test split.
 
     Returns:
         `train`, `test` and, if there is one, `validation`, with columns `image` (`datasets.Image`) and `label`
@@ -151,6 +151,7 @@ def _cut(splits: DatasetDict, validation_fraction: float, max_train_samples: int
     splits["train"] = train
     if GIVEN in train.column_names:
         splits["train"] = take_given_labels(train)
-        if validation_fraction:
-            splits["validation"] = splits["validation"].remove_columns(GIVEN)
+        if validation_fraction:  # what is tested on keeps its own
+            held_out = splits["validation"]
+            splits["validation"] = take_given_labels(held_out) if "test" in splits else held_out.remove_columns(GIVEN)
     return DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})

@@ -37,7 +37,8 @@ class DataArguments:
         extra: add SVHN's `extra` split to the training split.
         image_size: height and width to bring all images to; None: they must have one size.
         image_mode: `grey` or `rgb` to make all images so; None: as they are, which must be alike in all splits.
-        train_labels: `FILE` or `FILE:COLUMN` with labels that others gave to the training images.
+        train_labels: `FILE` or `FILE:COLUMN` with labels that others gave to the training images, of which
+            `validation_fraction` holds out a part.
         validation_fraction: share of the training split held out, in [0, 1); 0: none.
         max_train_samples: keep that many training images, all classes alike; None: all.
         split_seed: seed of the held-out part and of the choice of `max_train_samples`.
@@ -180,8 +181,8 @@ class Images:
         look = {"image_size": data.image_size, "image_mode": data.image_mode}
         self.test = DecodedImages(splits[self.tested_on], name=self.tested_on, **look)
         has_validation = "validation" in splits and self.tested_on == "test"
-        self._held_out: Dataset | None = splits["validation"] if data.validation_fraction else None
         validation = splits["validation"] if has_validation else None
+        self._held_out: Dataset | None = validation if data.validation_fraction else None
         self.validation = None if validation is None else DecodedImages(validation, name="validation", **look)
         clean = DecodedImages(self.train, name="train", **look)
         decoded = {"train": clean, self.tested_on: self.test}
