@@ -12,7 +12,7 @@ tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Where a distribution has another name than its module.
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "xdist": "pytest-xdist", "yaml": "pyyaml"}
 CORE = [*ROOT.glob("hf_amp/*.py"), *ROOT.glob("hf_amp/hub/**/*.py"), *ROOT.glob("hf_amp/models/*.py")]
 
 

@@ -131,7 +131,7 @@ class ImageTrainingArguments(AMPTrainingArguments):
             setattr(self, name, value)
         if self.output_dir is None:
             self.output_dir = "outputs"
-        _check_strengths(self)
+        _check_values(self)
         _check_combinations(self)
         self.bf16, self.fp16, self.precision_note = choose_precision(self)
         if self.bf16 and not (torch.accelerator.is_available() or is_torch_xla_available()):
@@ -169,7 +169,12 @@ class ImageTrainingArguments(AMPTrainingArguments):
         return {name: value for name, value in self.strengths().items() if value != own[name]}
 
 
-def _check_strengths(args: ImageTrainingArguments) -> None:
+def _check_values(args: ImageTrainingArguments) -> None:
+    if args.metric_for_best_model not in _LOWEST_IS_BEST:
+        raise ValueError(
+            f"`metric_for_best_model` must be one of {', '.join(_LOWEST_IS_BEST)}, whose lowest value is best, got "
+            f"{args.metric_for_best_model!r}; choose one"
+        )
     for method in METHODS.values():
         words, holds = method.rule
         for name in method.fields[: 1 if words else 0]:
@@ -209,11 +214,6 @@ def _check_combinations(args: ImageTrainingArguments) -> None:
         )
     if not args.save_minutes >= 0:
         raise ValueError(f"`save_minutes` must be >= 0, got {args.save_minutes}; 0 writes no checkpoints by the clock")
-    if args.metric_for_best_model not in _LOWEST_IS_BEST:
-        raise ValueError(
-            f"`metric_for_best_model` must be one of {', '.join(_LOWEST_IS_BEST)}, whose lowest value is best, got "
-            f"{args.metric_for_best_model!r}; choose one"
-        )
     if args.load_best_model_at_end:
         raise ValueError(
             "`load_best_model_at_end` would lose the last weights; leave it out: last and best are both reported"
