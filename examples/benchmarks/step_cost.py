@@ -132,6 +132,8 @@ class TrainerRun:
         images = torch.randn(options.batch_size * 2, model.config.num_channels, IMAGE_SIZE, IMAGE_SIZE)
         data = StackDataset(pixel_values=images, labels=torch.arange(len(images)) % CLASSES)
         default, args_cls = (AMPTrainer, AMPTrainingArguments) if amp else (Trainer, TrainingArguments)
+        if amp:
+            amp = {"amp_epsilon": 0.5, **amp}  # every step is perturbed
         if amp and options.sync_debug:
             default = NeverWaitingAMPTrainer
         cls = cls or default

@@ -92,6 +92,7 @@ def epoch(settings, way, method, images):
     watch = Stopwatch()
     make = old_trainer if way == "old" else make_image_trainer
     own = {"precision": "float32", "bf16": False, "torch_compile": False} if way == "old" else {}
+    own |= {"amp_epsilon": settings.given.get("amp_epsilon", 0.5)} if method == "amp" else {}  # every step is perturbed
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         short = settings.replaced(method=method, output_dir=folder, eval_strategy="no", save_minutes=0.0, **own)
         model, data, training = short.arguments()
