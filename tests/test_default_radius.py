@@ -1,0 +1,72 @@
+"""The grid of tasks for the default radius: what it trains, what its table says, and that it continues."""
+
+import pytest
+from commands import EXAMPLES, load_example
+
+
+@pytest.fixture
+def grid(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "benchmarks"))
+    return load_example("benchmarks/default_radius")
+
+
+def rows(**errors):
+    """Rows of one task: way → errors by seed."""
+    return {
+        way: {str(seed): {"error": error, "best_error": error - 1, "seconds": 2.0} for seed, error in enumerate(values)}
+        for way, values in errors.items()
+    }
+
+
+def constants(**errors):
+    return {
+        way: errors.get(f"r{way.replace('.', '')}", [50.0, 52.0, 54.0]) for way in ("0.5", "0.3", "0.2", "0.1", "0.05")
+    }
+
+
+def test_a_loss_beyond_its_standard_error_is_harm(grid):
+    harmed = grid.summary_of(rows(erm=[10.0, 12.0, 14.0], default=[11.0, 13.1, 14.9]))
+    assert harmed["default"] == pytest.approx((1.0, 0.0577, 3), abs=1e-3)
+    assert harmed["harms"]
+    assert not grid.summary_of(rows(erm=[10.0, 12.0, 14.0], default=[12.0, 11.0, 14.1]))["harms"]
+    assert not grid.summary_of(rows(erm=[10.0], default=[10.0]))["harms"]
+
+
+def test_the_share_of_the_gain_is_that_of_the_best_constant_radius(grid):
+    made = rows(erm=[40.0, 42.0, 44.0], default=[34.0, 36.0, 38.0], **constants(r01=[30.0, 32.0, 34.0]))
+    summary = grid.summary_of(made)
+    assert summary["best_constant"] == "0.1"
+    assert summary["share_of_gain"] == pytest.approx(0.6)
+    table = grid.table({"a": {"rows": made, "summary": summary}})
+    assert "| a | 3 | 42.0 | 41.0 | – | 36.0 | -6.00 ± 0.00 | 32.0 (0.1) | 52.0 | 60% |" in table
+    assert "Worse than ERM by more than a standard error: none, of 1." in table
+    assert "Share of the best constant radius's gain: 60% in 1 tasks." in table
+
+
+def test_where_no_constant_radius_gains_there_is_no_share(grid):
+    summary = grid.summary_of(rows(erm=[40.0, 42.0], default=[40.0, 42.0], **constants()))
+    assert summary["share_of_gain"] is None
+
+
+@pytest.mark.slow
+def test_a_task_is_trained_in_every_way_and_never_again(grid, tmp_path, monkeypatch):
+    words = ["--tasks", "digits_width0.5_10epochs_noise0.4", "text_20epochs_noise0.2", "--seeds", "0"]
+    words += ["--ways", "erm", "default", "0.1", "together", "--output_dir", str(tmp_path)]
+    content = grid.main(words)
+    for task in content["tasks"].values():
+        assert set(task["rows"]) == {"erm", "default", "0.1", "together"}
+        assert task["rows"]["default"]["0"]["largest_radius"] > 0
+        assert task["rows"]["erm"]["0"]["largest_radius"] == 0
+        assert all(0 < row["0"]["error"] < 100 for row in task["rows"].values())
+    monkeypatch.setattr(grid, "run_task", None)
+    again = grid.main(words)["tasks"]
+    assert {name: task["rows"] for name, task in again.items()} == {
+        name: task["rows"] for name, task in content["tasks"].items()
+    }
+    assert (tmp_path / "default_radius.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tasks_without_their_images_are_refused(grid, capsys):
+    with pytest.raises(SystemExit):
+        grid.main(["--tasks", "cifar10_1500_15epochs_noise0_none"])
+    assert "--tasks cifar10_1500_15epochs_noise0_none needs images; add --data FOLDER" in capsys.readouterr().err
