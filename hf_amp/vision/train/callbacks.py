@@ -79,7 +79,11 @@ class EpochLine(TrainerCallback):
         """Print the line, on the main process."""
         if not state.is_world_process_zero or not metrics or "eval_error_rate" not in metrics:
             return
-        parts = [f"{name} {self._training[name]:.4f}" for name in ("loss", "sharpness") if name in self._training]
+        parts = [
+            f"{name} {self._training[name]:.4f}"
+            for name in ("loss", "sharpness", "amp_epsilon")
+            if name in self._training
+        ]
         parts.append(f"{self.split} error {metrics['eval_error_rate']:.2%}")
         parts.append(f"NLL {metrics['eval_nll']:.4f}")
         share = state.global_step / state.max_steps if state.max_steps else 1.0
