@@ -21,11 +21,12 @@ STUDIES = {
     "cheap_cifar10_random": ("cifar10", 0.4),
 }
 HEADLINES = ("headline_erm", "headline_amp")
+WITH_LABELS_OF_PEOPLE = ("cifar10n_a", "cifar10n_b")
 
 
 def test_every_file_of_settings_is_tested_here():
     names = {path.stem for path in EVIDENCE.glob("*.yaml")}
-    assert names == {*COMPARISONS, *STUDIES, *HEADLINES}
+    assert names == {*COMPARISONS, *STUDIES, *HEADLINES, *WITH_LABELS_OF_PEOPLE}
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
@@ -87,6 +88,23 @@ def test_headline_trains_in_bf16_and_compiled_and_goes_on_where_it_was_stopped(n
     assert (run["continued_from_step"], run["steps"], len(run["curves"])) == (4, 8, 4)
     assert 0 <= run["test"]["last"]["error_rate"] <= 1
     assert all(("perturbation_norm" in point) == (name == "headline_amp") for point in run["curves"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_LABELS_OF_PEOPLE)
+def test_studies_with_labels_of_people_run_when_shortened(name, tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    options = {"classes": 10, "image": "img", "size": (32, 32)}
+    images = write_parquet(tmp_path / "images", train=image_split(80, **options), test=image_split(20, **options))
+    (tmp_path / "people.csv").write_text("worst\n" + "\n".join(str((i + i % 2) % 10) for i in range(80)))
+    words = ["--config", str(EVIDENCE / f"{name}.yaml"), "--dataset_path", str(images), "--use_cpu", "--seeds", "0"]
+    words += ["--train_labels", f"{tmp_path / 'people.csv'}:worst", "--output_dir", str(tmp_path / "out")]
+    words += ["--model_args", TINY_MODEL, "--torch_compile", "false", "--per_device_train_batch_size", "36"]
+    content = load_example("compare").main([*words, "--num_train_epochs", "2"])
+    rows = {row["label"]: row for row in content["rows"]}
+    assert [len(row["selections"]) for row in rows.values()] == [int(label == "SAM") for label in rows]
+    assert {"ERM", "AMP", "AMP (amp_epsilon=0.5)", "Label smoothing"} < set(rows)
+    assert all(0 <= row["summary"]["best"]["error_rate"]["mean"] <= 1 for row in rows.values())
 
 
 def test_no_figures_name_places_of_one_machine():

@@ -40,13 +40,18 @@ def changed_lines(script):
         ("minimal.py", ()),
         ("by_feature/sam.py", ()),
         ("by_feature/cheap_ascent.py", ()),
-        ("by_feature/search_radius.py", ()),
         ("by_feature/any_trainer.py", (*SHORT, "--amp_epsilon", "0.02")),
     ],
 )
 def test_example_runs_and_logs_the_figures_of_amp(script, words, tmp_path):
     output = run(script, tmp_path, *words)
     assert all(f"'{name}'" in output for name in FIGURES)
+
+
+@pytest.mark.slow
+def test_the_search_tries_radii_and_says_which_was_best(tmp_path):
+    output = run("by_feature/search_radius.py", tmp_path)
+    assert re.search(r"best: amp_epsilon=0\.\d+ with a held-out loss of \d\.\d{3}", output)
 
 
 @pytest.mark.parametrize(
