@@ -134,14 +134,35 @@ def test_committed_figures_of_the_comparisons_are_complete(name):
     assert (EVIDENCE / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("page", ["README.md", "examples/benchmarks/RESULTS.md"])
-def test_errors_on_digits_are_those_of_the_figures(page):
-    text = (EXAMPLES.parent / page).read_text()
+def test_errors_on_digits_are_those_of_the_figures():
+    text = (EXAMPLES / "benchmarks" / "RESULTS.md").read_text()
     rows = json.loads((EVIDENCE / "figures" / "digits.json").read_text())["rows"]
-    told = [row for row in rows if page != "README.md" or row["method"] != "label_smoothing"]
-    assert len(told) >= 15
-    for error in (row["summary"]["last"]["error_rate"] for row in told):
-        assert f"{100 * error['mean']:.2f} ± {100 * error['standard_error']:.2f}" in text
+    assert len(rows) > 10
+    for row in rows:
+        mean, error = (100 * row["summary"]["last"]["error_rate"][name] for name in ("mean", "standard_error"))
+        assert f"{mean:.2f} ± {error:.2f}" in text, row["label"]
+
+
+def test_changes_by_the_default_radius_are_those_of_its_rows(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "benchmarks"))
+    grid = load_example("benchmarks/default_radius")
+    tasks = json.loads((EVIDENCE / "figures" / "default_radius.json").read_text())["tasks"]
+    results = (EXAMPLES / "benchmarks" / "RESULTS.md").read_text()
+    lines = [[cell.strip() for cell in line.split("|")] for line in results.splitlines()]
+    cells = {(line[3], line[6], line[7]) for line in lines if len(line) == 12}
+    for task in tasks.values():
+        summary = grid.summary_of(task["rows"])
+        mean, error, _ = summary["default"]
+        errors = summary["errors"]
+        change = f"{mean:+.2f} ± {error:.2f}".replace("-", "−")
+        assert (f"{errors['erm']:.1f}", f"{errors['default']:.1f}", change) in cells
+        assert not summary["harms"]
+    assert f"{len(tasks)} of {len(grid.TASKS)}" in results.replace("\n", " ")
+    readme = (EXAMPLES.parent / "README.md").read_text().partition("## When it helps")[2].partition("- **")[0]
+    told = re.findall(r"\| ([\d.]+) \| ([\d.]+) \| [^|]+ \| ([\d.]+) \|", readme)
+    rows = [task["summary"]["errors"] for task in tasks.values()]
+    assert len(told) == 4
+    assert set(told) <= {tuple(f"{row[way]:.1f}" for way in ("erm", "default", "0.5")) for row in rows}
 
 
 @pytest.mark.parametrize("study", STUDIES)

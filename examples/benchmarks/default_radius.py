@@ -60,7 +60,8 @@ def paired(rows, left, right, key="error"):
 def summary_of(rows):
     """What a task came to: the change of the default against ERM, and of the best constant radius."""
     constants = {way: change for way in CONSTANT if (change := paired(rows, way, "erm")) is not None}
-    best = min(constants, key=lambda way: constants[way][0], default=None)
+    is_whole = len(constants) == len(CONSTANT)
+    best = min(constants, key=lambda way: constants[way][0]) if is_whole else None
     change, chosen = paired(rows, "default", "erm"), constants.get(best)
     means = {
         way: statistics.mean(one["error"] for one in rows[way].values()) for way in (*WAYS, "cheap") if rows.get(way)
@@ -72,7 +73,7 @@ def summary_of(rows):
     summary["erm_best_epoch"] = paired(rows, "erm", "erm", "best_error")
     if change is not None:
         summary["harms"] = change[0] > (0 if math.isnan(change[1]) else change[1])
-        gains = chosen is not None and len(constants) == len(CONSTANT) and -chosen[0] > (chosen[1] or 0)
+        gains = chosen is not None and -chosen[0] > (chosen[1] or 0)
         summary["share_of_gain"] = change[0] / chosen[0] if gains else None
     return summary
 
