@@ -145,7 +145,7 @@ def test_label_noise_leaves_a_validation_split_that_is_tested_on_as_it_is(tmp_pa
     assert split.label_noise["changed"] == 12
 
 
-def test_the_radius_follows_held_out_images_and_never_the_test_images(tmp_path):
+def test_the_radius_follows_held_out_images_and_never_the_test_images(tmp_path, caplog):
     words = [word for word in MINE if word not in ("--amp_epsilon", "0.5")]
     data = ("--dataset_path", written(tmp_path / "data", count=60), "--num_train_epochs", "12")
     fast = (
@@ -159,9 +159,13 @@ def test_the_radius_follows_held_out_images_and_never_the_test_images(tmp_path):
         "linear",
     )
     never = ("--validation_fraction", "0.4", "--eval_strategy", "no")
-    for flags, message in (((), "no images are held out"), (never, "'no' never measures it")):
-        with pytest.raises(SystemExit, match=f"error: `amp_epsilon` is not given.*{message}"):
-            classify(tmp_path / "out", *data, *flags, base=words)
+    for name, flags, message in (("none", (), "none are held out"), ("never", never, "nothing is evaluated")):
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            (run,) = classify(tmp_path / name, *data, *fast, *flags, base=words)["runs"]
+        assert message in caplog.text
+        assert "every step is a plain one" in caplog.text
+        assert not any("sharpness" in point for point in run["curves"])
     results = classify(tmp_path / "out", *data, *fast, "--validation_fraction", "0.4", base=words)
     radii = [point["amp_epsilon"] for point in results["runs"][0]["curves"] if "loss" in point]
     assert radii[0] == 0.0 < max(radii)

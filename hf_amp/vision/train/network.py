@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import logging
 
 from hf_amp.models import MODEL_NAMES, build_config
 from hf_amp.vision.train.arguments import ImageTrainingArguments
 from hf_amp.vision.train.images import Images
 from hf_amp.vision.train.methods import METHODS
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -112,12 +115,12 @@ def _channels_last(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def check_training(model: ModelArguments, training: ImageTrainingArguments, images: Images) -> None:
-    """Refuse a radius with nothing to follow, and a training in which batch norm would meet a batch of one image.
+    """Refuse a training in which batch norm would meet a batch of one value per channel; say what has no effect.
 
     Raises:
-        ValueError: saying which, and what helps.
+        ValueError: a pass has one image, and the network cannot train on one.
     """
-    _check_radius(training, images)
+    _say_what_the_radius_follows(training, images)
     parts = [name for name, size in _smallest_passes(training, len(images.train)).items() if size == 1]
     if not parts or _trains_on_one_image(model, training, images):
         return
@@ -132,14 +135,13 @@ def check_training(model: ModelArguments, training: ImageTrainingArguments, imag
     )
 
 
-def _check_radius(training: ImageTrainingArguments, images: Images) -> None:
-    if training.amp_epsilon is not None:
-        return
-    missing = "no images are held out" if images.validation is None else "eval_strategy='no' never measures it"
-    if images.validation is None or training.eval_strategy == IntervalStrategy.NO:
-        raise ValueError(
-            f"`amp_epsilon` is not given, so the radius follows the loss on held-out images, and {missing}; add "
-            "--validation_fraction 0.1 and evaluate, or --amp_epsilon 0.5 for the paper's constant radius"
+def _say_what_the_radius_follows(training: ImageTrainingArguments, images: Images) -> None:
+    # Without evaluations the Trainer says so itself.
+    if training.amp_epsilon is None and images.validation is None and training.eval_strategy != IntervalStrategy.NO:
+        logger.warning(
+            "`amp_epsilon` is not given, so the radius follows the loss on held-out images, and none are held out: "
+            "every step is a plain one, as with --method erm. Add --validation_fraction 0.1, or --amp_epsilon 0.5 for "
+            "the paper's constant radius."
         )
 
 
