@@ -1,9 +1,8 @@
 """AMP with sentence-transformers: pairs of sentences, the other pairs of the batch as negatives.
 
-A tiny BERT with a tokenizer of its own learns made-up questions and answers; no network is needed. With a model of the
-Hub:
+A tiny BERT with a tokenizer of its own learns made-up questions and answers; no network is needed:
 
-    python examples/by_feature/sentence_embeddings.py --output_dir outputs/pairs --model microsoft/mpnet-base
+    python examples/by_feature/sentence_embeddings.py --output_dir outputs/pairs --amp_epsilon 0.1   # --model ID: of the Hub
 """
 
 import tempfile

@@ -4,6 +4,7 @@ import pytest
 from test_examples import EXAMPLES, FIGURES, run
 
 ARGUMENTS = ("--output_dir", "out", "--max_steps", "2", "--logging_steps", "1", "--report_to", "none", "--use_cpu")
+ARGUMENTS += ("--amp_epsilon", "0.05")
 
 
 @pytest.mark.parametrize("script", ["by_feature/trl_sft_lora.py", "by_feature/sentence_embeddings.py"])
