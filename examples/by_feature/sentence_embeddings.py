@@ -1,8 +1,9 @@
 """AMP with sentence-transformers: pairs of sentences, the other pairs of the batch as negatives.
 
-A tiny BERT with a tokenizer of its own learns made-up questions and answers; no network is needed:
+A tiny BERT with a tokenizer of its own learns made-up questions and answers; no network is needed. --model ID takes
+one of the Hub.
 
-    python examples/by_feature/sentence_embeddings.py --output_dir outputs/pairs --amp_epsilon 0.1   # --model ID: of the Hub
+    python examples/by_feature/sentence_embeddings.py --output_dir outputs/pairs --amp_epsilon 0.1
 """
 
 import tempfile
