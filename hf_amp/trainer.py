@@ -203,7 +203,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
         # middle of a step, perhaps in one process alone, must not start a collective call.
         if self._run is not None and "loss" in logs and self._globalstep_last_logged == self.state.global_step:
             self._run.log.drain_into(logs, self.state.global_step, self.accelerator.gather)
-            if self.amp_settings.epsilon is None:
+            if self.amp_settings.epsilon is None and not self.amp_settings.switched_off:
                 logs["amp_epsilon"] = self.amp_epsilon
         super().log(logs, *args, **kwargs)
 

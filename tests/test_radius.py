@@ -114,6 +114,14 @@ def test_without_overfitting_the_training_is_that_of_trainer_bit_for_bit(tmp_pat
         assert [entry[key] for entry in logs_of(amp, key)] == [entry[key] for entry in logs_of(plain, key)]
 
 
+def test_what_is_switched_off_logs_what_trainer_logs(tmp_path):
+    plain, off = overfitting_trainer(tmp_path, Trainer, TrainingArguments), overfitting_trainer(tmp_path, amp_end=0.0)
+    plain.train()
+    off.train()
+    assert [sorted(entry) for entry in off.state.log_history] == [sorted(entry) for entry in plain.state.log_history]
+    assert_identical(parameters_of(off.model), parameters_of(plain.model))
+
+
 def test_plain_training_arguments_follow_overfitting(tmp_path):
     plain, own = overfitting_trainer(tmp_path, arguments=TrainingArguments), overfitting_trainer(tmp_path)
     plain.train()

@@ -55,7 +55,6 @@ class PublishingMixin(CardSectionMixin):
                 f"class {cls.__name__}(PublishingMixin, …Trainer)"
             )
 
-    # No `__init__`: editors complete the arguments of the Trainer behind.
     @cached_property
     def _background(self) -> BackgroundPushes:
         return BackgroundPushes(self._report)
