@@ -1,4 +1,5 @@
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -28,6 +29,12 @@ def pytest_collection_modifyitems(items):
     """The files with the slowest tests first, so that no process is left alone with one of them at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_collection_finish(session):
+    """Every training ends with a search for garbage, which takes longer among all modules than the training itself."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
