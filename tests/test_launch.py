@@ -1,5 +1,6 @@
 """Real launches of several processes, compared with one process."""
 
+import functools
 import inspect
 import json
 import os
@@ -98,6 +99,45 @@ def as_one_process(cases):
     ]
 
 
+DDP = {
+    "view": {"gradient_as_bucket_view": True},
+    "unused": {"find_unused_parameters": True},
+    "static": {"static_graph": True},
+    "small": {"bucket_cap_mb": 1},
+}
+
+
+# Gradients are sent rounded, with this relative error at most.
+ROUNDING = {"fp16": 2**-11, "bf16": 2**-8}
+REFUSED = {
+    "static": ({"amp_scope": "micro_batch"}, {"ddp": DDP["static"]}, '"micro_batch"` with `ddp_static_graph`'),
+    "power_sgd": ({}, {"ddp": {"comm_hook": "power_sgd"}}, "hook 'powerSGD_hook' with PowerSGDState: it carries"),
+    "local_sgd": ({}, {"hook": "local_sgd"}, "hook 'post_localSGD_hook' with PostLocalSGDState: it counts passes"),
+}
+SCOPES = ("batch", "micro_batch")
+
+
+def ddp_cases():
+    """The options of DDP, its communication hooks, and those that are refused."""
+    kinds = {name: {"ddp": options} for name, options in DDP.items() if name != "static"}
+    kinds |= {"none": {}, "mean": {"hook": "mean"}, "fp16": {"ddp": {"comm_hook": "fp16"}}, "bf16": {"hook": "bf16"}}
+    cases = [
+        {"name": f"{name}-{scope}", "settings": SETTINGS[2] | BOTH | {"amp_scope": scope}, **kind}
+        for name, kind in kinds.items()
+        for scope in SCOPES
+    ]
+    # A static graph accumulates nothing, with plain Trainer neither.
+    cases += [
+        {"name": name, "settings": SETTINGS[2] | PROCESSES, **kind}
+        for name, kind in (("none-whole", {}), ("static-whole", {"ddp": DDP["static"]}))
+    ]
+    cases += [
+        {"name": f"refused-{name}", "settings": settings, "refused": True, **kind}
+        for name, (settings, kind, _) in REFUSED.items()
+    ]
+    return cases
+
+
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     """One launch for all that two CPU processes are asked."""
@@ -129,6 +169,7 @@ def two_processes(tmp_path_factory):
         share_case(),
         share_case(name="share-counts", model="counts"),
         radius_case(),
+        *ddp_cases(),
     ]
     return launch(accelerate("two_cpu_processes.yaml"), cases, tmp_path_factory.mktemp("launch") / "two")
 
@@ -190,6 +231,8 @@ def test_each_process_has_its_own_delta_in_scope_micro_batch(two_processes):
 
 def test_replicas_stay_bit_identical(two_processes):
     for name, (first, second) in two_processes.items():
+        if name.startswith("refused"):
+            continue
         parameters = {k: v for k, v in first["state"].items() if "running" not in k}
         assert all(torch.equal(value, second["state"][k]) for k, value in parameters.items()), name
 
@@ -247,16 +290,17 @@ SHARDS = {
 FORGETS_FAILED_PASSES = hasattr(FSDPModule, "reset_iter_state")  # since torch 2.13
 
 
-def skip_without_shards(*options):
-    """Skip where a model cannot shard itself when it is loaded, or not with these options."""
+def missing_for_shards(options):
+    """Why a model cannot shard itself when it is loaded, or not with these options; None where it can."""
     there = inspect.signature(DistributedConfig).parameters
     missing = [option for option in ("fsdp_size", *options) if option not in there]
     if missing:
-        pytest.skip(f"DistributedConfig of transformers {transformers.__version__} takes no {missing[0]}")
+        return f"DistributedConfig of transformers {transformers.__version__} takes no {missing[0]}"
     if "fsdp_plan" not in there:
-        pytest.skip(f"transformers {transformers.__version__} shards only models whose class has a plan for it")
+        return f"transformers {transformers.__version__} shards only models whose class has a plan for it"
     if torch.__version__ < (2, 8):
-        pytest.skip(f"in transformers FSDP2 asks for torch 2.8, this is {torch.__version__}")
+        return f"in transformers FSDP2 asks for torch 2.8, this is {torch.__version__}"
+    return None
 
 
 BETWEEN = {"tiny": ("evaluate", "forward", "save", "fail"), "llama": ("evaluate", "generate")}
@@ -293,11 +337,9 @@ def skip_without_means(folder):
         pytest.skip(f"gloo of torch {torch.__version__} takes no means")
 
 
-@pytest.fixture(scope="module", params=SHARDS)
-def shards(request, tmp_path_factory):
-    """One launch for all that is asked of models which shard themselves: what came of it, and its folder."""
-    count, options = SHARDS[request.param]
-    skip_without_shards(*options)
+def shard_cases(kind):
+    """All that is asked of models which shard themselves so."""
+    count, options = SHARDS[kind]
     common = {"dtype": "float32", "shards": options}
     cases = [*split_cases(**common), share_case(**common)]
     for case in cases:
@@ -305,8 +347,31 @@ def shards(request, tmp_path_factory):
     if count == 2:  # "save" is left to Trainer's own rules there: it needs a model that can be gathered.
         cases += [case for case in without_failures(between_cases(shards=options)) if case.get("between") != "save"]
     cases.append({"name": "refused", "settings": {"amp_scope": "micro_batch"}, "shards": options, "refused": True})
-    folder = tmp_path_factory.mktemp("launch") / "shards"
-    trained = launch(torchrun(count), cases, folder)
+    return [case | {"name": f"{kind}: {case['name']}"} for case in cases]
+
+
+@pytest.fixture(scope="module")
+def launches_of_shards(tmp_path_factory):
+    """One launch for each number of processes: what came of it, and its folder."""
+
+    @functools.cache
+    def launched(count):
+        kinds = [k for k, (size, options) in SHARDS.items() if size == count and not missing_for_shards(options)]
+        folder = tmp_path_factory.mktemp("launch") / "shards"
+        return launch(torchrun(count), [case for kind in kinds for case in shard_cases(kind)], folder), folder
+
+    return launched
+
+
+@pytest.fixture(scope="module", params=SHARDS)
+def shards(request, launches_of_shards):
+    """What came of one kind of shards, and the folder of its launch."""
+    count, options = SHARDS[request.param]
+    if missing := missing_for_shards(options):
+        pytest.skip(missing)
+    launched, folder = launches_of_shards(count)
+    prefix = f"{request.param}: "
+    trained = {name.removeprefix(prefix): value for name, value in launched.items() if name.startswith(prefix)}
     assert all(len(processes) == count for processes in trained.values())
     return trained, folder
 
@@ -362,66 +427,26 @@ def test_fsdp2_of_accelerate_trains_and_saves_the_weights_of_one_process(acceler
         assert all(torch.equal(value, saved[name]) for name, value in trained[name][0]["state"].items())
 
 
-DDP = {
-    "view": {"gradient_as_bucket_view": True},
-    "unused": {"find_unused_parameters": True},
-    "static": {"static_graph": True},
-    "small": {"bucket_cap_mb": 1},
-}
-
-
-# Gradients are sent rounded, with this relative error at most.
-ROUNDING = {"fp16": 2**-11, "bf16": 2**-8}
-REFUSED = {
-    "static": ({"amp_scope": "micro_batch"}, {"ddp": DDP["static"]}, '"micro_batch"` with `ddp_static_graph`'),
-    "power_sgd": ({}, {"ddp": {"comm_hook": "power_sgd"}}, "hook 'powerSGD_hook' with PowerSGDState: it carries"),
-    "local_sgd": ({}, {"hook": "local_sgd"}, "hook 'post_localSGD_hook' with PostLocalSGDState: it counts passes"),
-}
-SCOPES = ("batch", "micro_batch")
-
-
-@pytest.fixture(scope="module")
-def ddp_processes(tmp_path_factory):
-    """One launch for the options of DDP, its communication hooks, and those that are refused."""
-    kinds = {name: {"ddp": options} for name, options in DDP.items() if name != "static"}
-    kinds |= {"none": {}, "mean": {"hook": "mean"}, "fp16": {"ddp": {"comm_hook": "fp16"}}, "bf16": {"hook": "bf16"}}
-    cases = [
-        {"name": f"{name}-{scope}", "settings": SETTINGS[2] | BOTH | {"amp_scope": scope}, **kind}
-        for name, kind in kinds.items()
-        for scope in SCOPES
-    ]
-    # A static graph accumulates nothing, with plain Trainer neither.
-    cases += [
-        {"name": name, "settings": SETTINGS[2] | PROCESSES, **kind}
-        for name, kind in (("none-whole", {}), ("static-whole", {"ddp": DDP["static"]}))
-    ]
-    cases += [
-        {"name": f"refused-{name}", "settings": settings, "refused": True, **kind}
-        for name, (settings, kind, _) in REFUSED.items()
-    ]
-    return launch(accelerate("two_cpu_processes.yaml"), cases, tmp_path_factory.mktemp("launch") / "ddp")
-
-
 @pytest.mark.parametrize(
     "case", ["static-whole", *(f"{n}-{s}" for n in ("view", "unused", "small", "mean") for s in SCOPES)]
 )
-def test_options_and_hooks_of_ddp_that_send_all_change_nothing(ddp_processes, case):
-    for mine, other in zip(ddp_processes[case], ddp_processes[f"none-{case.partition('-')[2]}"], strict=True):
+def test_options_and_hooks_of_ddp_that_send_all_change_nothing(two_processes, case):
+    for mine, other in zip(two_processes[case], two_processes[f"none-{case.partition('-')[2]}"], strict=True):
         assert difference(mine, other) <= 1e-12
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("hook", ROUNDING)
-def test_hooks_that_send_half_precision_train_the_same_weights_but_for_rounding(ddp_processes, hook, scope):
-    for mine, other in zip(ddp_processes[f"{hook}-{scope}"], ddp_processes[f"none-{scope}"], strict=True):
+def test_hooks_that_send_half_precision_train_the_same_weights_but_for_rounding(two_processes, hook, scope):
+    for mine, other in zip(two_processes[f"{hook}-{scope}"], two_processes[f"none-{scope}"], strict=True):
         assert 1e-7 < difference(mine, other) <= 0.1 * ROUNDING[hook]  # 0.1 is the learning rate
         assert [entry["skipped_ascents"] for entry in mine["logs"]] == [0.0] * len(other["logs"])
 
 
-def test_scopes_differ_in_two_processes(ddp_processes):
-    assert difference(ddp_processes["none-batch"][0], ddp_processes["none-micro_batch"][0]) > 1e-6
+def test_scopes_differ_in_two_processes(two_processes):
+    assert difference(two_processes["none-batch"][0], two_processes["none-micro_batch"][0]) > 1e-6
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_options_and_hooks_of_ddp_that_would_be_wrong_are_refused(ddp_processes, name):
-    assert all(REFUSED[name][2] in message for message in ddp_processes[f"refused-{name}"])
+def test_options_and_hooks_of_ddp_that_would_be_wrong_are_refused(two_processes, name):
+    assert all(REFUSED[name][2] in message for message in two_processes[f"refused-{name}"])

@@ -236,6 +236,7 @@ def let_accelerate_shard_on_cpu():
 
 if __name__ == "__main__":
     cases, output = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    gc.freeze()  # every training ends with a search for garbage, which need not go over all modules
     by_accelerate = any(case.get("accelerate_shards") for case in cases)
     if by_accelerate:
         let_accelerate_shard_on_cpu()
