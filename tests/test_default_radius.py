@@ -1,5 +1,7 @@
 """The grid of tasks for the default radius: what it trains, what its table says, and that it continues."""
 
+import dataclasses
+
 import pytest
 from commands import EXAMPLES, load_example
 
@@ -50,6 +52,12 @@ def test_where_no_constant_radius_gains_there_is_no_share(grid):
 
 @pytest.mark.slow
 def test_a_task_is_trained_in_every_way_and_never_again(grid, tmp_path, monkeypatch):
+    import default_radius_tasks as tasks
+
+    small = tasks.digits(0.5, 12, 0.4)
+    small = dataclasses.replace(small, settings={**small.settings, "learning_rate": 0.2}, train=150, held_out=60)
+    monkeypatch.setitem(grid.TASKS, "digits_width0.5_10epochs_noise0.4", small)
+    monkeypatch.setattr(tasks, "TEXTS", (120, 60, 200))
     words = ["--tasks", "digits_width0.5_10epochs_noise0.4", "text_20epochs_noise0.2", "--seeds", "0"]
     words += ["--ways", "erm", "default", "0.1", "together", "--output_dir", str(tmp_path)]
     content = grid.main(words)

@@ -21,6 +21,7 @@ from hf_amp.vision.report.run import make_image_trainer
 from hf_amp.vision.train.command_line import Settings
 
 SHARE_OF_CHEAP = 0.06
+TEXTS = (800, 200, 2000)  # training, held-out and test sentences
 
 
 @dataclass(frozen=True)
@@ -235,8 +236,9 @@ def sentences(count, noise, seed):
 
 def text_run(way, seed, noise, output_dir):
     """A small DistilBERT on made sentences; the plain `TrainingArguments` are those of the default."""
-    train = sentences(1000 if way == "together" else 800, noise, 1000 + seed)
-    held_out, test = sentences(200, noise, 2000 + seed), sentences(2000, 0.0, 3000)
+    train, held_out, test = TEXTS
+    train = sentences(train + held_out if way == "together" else train, noise, 1000 + seed)
+    held_out, test = sentences(held_out, noise, 2000 + seed), sentences(test, 0.0, 3000)
     own = {"amp_epsilon": 0.0 if way in ("erm", "together") else float(way)} if way != "default" else {}
     args = (TrainingArguments if way == "default" else AMPTrainingArguments)(
         output_dir=str(output_dir / "runs" / "text" / way / f"seed{seed}"),
