@@ -196,11 +196,11 @@ class RadiusMixin(_TrainerBehind):
         elif is_of(self, "sentence_transformers") and args.eval_batch_size != args.train_batch_size:
             logger.warning(OTHER_BATCHES.format(args.train_batch_size, args.eval_batch_size))
 
-    def _note_loss(self, loss: Tensor) -> None:
-        """Tell the callback what a micro-batch contributes to the loss at θ of its step."""
+    def _note_loss(self, loss: Tensor, times: int) -> None:
+        """Tell the callback what a micro-batch contributes to the loss at θ of its step, which counts it so often."""
         if self.amp_settings.epsilon is None and (radius := RadiusCallback.of(self)) is not None:
             radius.trainer = self
-            radius.add(loss, self.state.global_step)
+            radius.add(loss / times, self.state.global_step)
 
     def held_out_loss(self, metrics: Mapping[str, float]) -> float | None:
         """Return the loss that the radius follows; None if this evaluation has no part in it. Override it to choose.

@@ -230,3 +230,9 @@ def unconnected_processes(args: "TrainingArguments") -> str | None:
         f"The launcher started WORLD_SIZE={launched} processes, but the training arguments see one: each process would "
         "train by itself and write the same files. On a CPU, pass `use_cpu=True` (`--use_cpu`)."
     )
+
+
+def warn_about_processes(args: "TrainingArguments") -> None:
+    """Warn of processes that a launcher started apart."""
+    if problem := unconnected_processes(args):
+        logger.warning(problem)

@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers import Trainer
-from transformers.utils import logging
 
 from hf_amp import passes, support
 from hf_amp.batches import Ascent, Batch, Samples, ascent_of, rows_of
 from hf_amp.hub.mixin import PublishingMixin
 from hf_amp.hub.section import AMPCardMixin
-from hf_amp.inputs import Watch, WatchedCount, copied
+from hf_amp.inputs import Watch, copied
 from hf_amp.parameters import fold_gradients
 from hf_amp.perturbation import Perturbation
 from hf_amp.radius import RadiusMixin
 from hf_amp.third_party import figures_held, samples_of_known
 from hf_amp.training_run import TrainingRun
 
-logger = logging.get_logger(__name__)
 _TrainerBehind = Trainer if TYPE_CHECKING else object
 
 
@@ -73,9 +71,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
         run = self._running()
         run.has_stepped = True
         if not (self.amp_epsilon and self.amp_settings.active_at(self.state.global_step, self.state.max_steps)):
-            loss = super().training_step(model, inputs, num_items_in_batch)
-            self._note_loss(loss)
-            return loss
+            return self._plain_step(model, inputs, num_items_in_batch)
         try:
             passes.enter_training_mode(model, self.optimizer)
             batch, i = run.batch_of(self, model, inputs)
@@ -87,16 +83,25 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
         except BaseException:
             run.batch = None
             raise
-        self._note_loss(run.record(self, batch, i, amp_loss))
+        self._note_loss(run.record(self, batch, i, amp_loss), run.times_counted())
         if is_last:
             run.batch = None
         return amp_loss
 
+    def _plain_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
+        """A micro-batch as `Trainer` trains it."""
+        run = self._running()
+        if self.amp_settings.epsilon is None:
+            num_items_in_batch = run.watched(self, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        run.note_items(self, num_items_in_batch)
+        self._note_loss(loss, run.times_counted())
+        return loss
+
     def find_perturbation(self, perturbation: Perturbation, ascent_pass: Callable[[], Tensor | float]) -> None:
         """Find Δ: N times Δ ← project(Δ + ζ ∇L(θ + Δ)). Override it for another kind of Δ.
 
-        A random one, for example, is `perturbation.randomize(generator)` and makes no pass. `amp_settings`, `args` and
-        `state` tell what the training is.
+        A random one is `perturbation.randomize(generator)`, without a pass. `amp_settings` and `state` tell the rest.
 
         Args:
             perturbation: applied, with Δ = 0: the parameters are θ + Δ, and its `ascend` and `randomize` move them.
@@ -143,8 +148,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
                 figures_held(self),
             ):
                 losses.append(self._pass("ascent", model, inputs, num_items, is_clean))
-            if isinstance(num_items, WatchedCount) and not num_items.uses:
-                run.say(support.LOSS_IGNORES_NUM_ITEMS.format(type(self.model).__name__))
+            run.note_items(self, num_items)
             self.current_flos += run.flos_of(self, inputs)
         return losses
 
@@ -222,8 +226,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
         @wraps(Trainer.train)
         def train(self, *args: Any, **kwargs: Any) -> Any:
             """Train as `Trainer` does, after a look at what cannot be trained."""
-            if problem := support.unconnected_processes(self.args):
-                logger.warning(problem)
+            support.warn_about_processes(self.args)
             if not self.amp_settings.switched_off:
                 support.check_training(self)
             self._begin_radius()

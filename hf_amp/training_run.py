@@ -53,6 +53,7 @@ class TrainingRun:
     _sharded: list[Any] | None = None
     _batch_norm: bool | None = None
     _has_watched: bool = False
+    _ignores_items: bool = False
 
     def check(self, trainer: Any) -> None:
         """Refuse what AMP cannot train, once: before the first step that it may perturb, and never while it is off."""
@@ -153,3 +154,13 @@ class TrainingRun:
             return num_items
         self._has_watched = True
         return WatchedCount.of(num_items)
+
+    def note_items(self, trainer: Trainer, num_items: Any) -> None:
+        """Learn from a pass whether the model's loss uses the number of items; say so if it does not."""
+        if isinstance(num_items, WatchedCount) and not num_items.uses:
+            self._ignores_items = True
+            self.say(support.LOSS_IGNORES_NUM_ITEMS.format(type(trainer.model).__name__))
+
+    def times_counted(self) -> int:
+        """How many times too large the loss of a step is beside that of an evaluation: 1 where it is right."""
+        return max(1, len(self.window)) if self._ignores_items else 1
