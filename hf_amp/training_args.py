@@ -151,7 +151,7 @@ class AMPSettings:
 
     def __post_init__(self) -> None:
         if self.epsilon is not None:
-            remedy = "use 0 to switch the perturbation off, None for a radius that follows over-fitting"
+            remedy = "use 0 to switch the perturbation off, leave it out (None) for a radius that follows over-fitting"
             _check_number("amp_epsilon", self.epsilon, ">= 0", remedy)
         _check_number("amp_inner_lr", self.inner_lr, "> 0", "use amp_epsilon=0 to switch the perturbation off")
         _check_integer("amp_inner_iter", self.inner_iter, 0, "use 0 to switch the perturbation off")

@@ -1,5 +1,7 @@
 """The figure of learning curves."""
 
+import math
+
 import pytest
 
 from hf_amp.hub import learning_curves
@@ -40,6 +42,19 @@ def test_other_metrics_of_any_trainer(tmp_path, drawn):
     assert lines(quality) == [[0.5], [0.25]]
     assert [text.get_text() for text in quality.get_legend().get_texts()] == ["f1", "rouge"]
     assert sharpness.lines[0].get_marker() == "o", "one point makes no line"
+
+
+def test_plain_steps_are_a_gap_in_sharpness_and_the_radius_is_drawn(tmp_path, drawn):
+    perturbed = {"sharpness": 0.1, "erm_loss": 0.9}
+    points = [{"epoch": i, "step": i, "loss": 1.0, "amp_epsilon": 0.25 * (i % 2)} for i in range(4)]
+    points = [point | (perturbed if i % 2 else {}) for i, point in enumerate(points)]
+    save_learning_curves(tmp_path / "curves.png", [{"curves": points}], "AMP")
+    loss, _, sharpness = drawn[0].axes
+    assert lines(loss)[1] == pytest.approx([math.nan, 0.9, math.nan, 0.9], nan_ok=True)
+    assert lines(sharpness)[0] == pytest.approx([math.nan, 0.1, math.nan, 0.1], nan_ok=True)
+    assert sharpness.lines[0].get_marker() == "o", "a point between gaps makes no line"
+    assert lines(sharpness)[1] == [0.0, 0.25, 0.0, 0.25]
+    assert [text.get_text() for text in sharpness.get_legend().get_texts()] == ["sharpness", "radius ε"]
 
 
 def test_one_colour_per_run(tmp_path, drawn):

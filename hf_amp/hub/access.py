@@ -101,7 +101,7 @@ def short(error: BaseException) -> str:
     if status_of(error) is None and cause is not None and str(cause) and str(cause) not in text:
         text += f" – {short(cause)}"
     name = type(error).__name__ if status_of(error) is None else f"HTTP status {status_of(error)}"
-    return text if name in text else f"{name}: {text}"
+    return text if name in text or isinstance(error, PublishingError) else f"{name}: {text}"
 
 
 def later_command(folder: str | Path, repo_id: str, private: bool | None = None, revision: str | None = None) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from hf_amp import __version__
+
 _PACKAGES = (
-    "hf-amp",
     "torch",
     "transformers",
     "accelerate",
@@ -25,7 +26,7 @@ def environment(processes: int = 1) -> dict[str, Any]:
     Args:
         processes: processes that trained together.
     """
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "hf-amp": __version__}
     for package in _PACKAGES:
         try:
             versions[package] = version(package)

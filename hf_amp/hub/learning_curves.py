@@ -1,6 +1,7 @@
 """The figure of learning curves. Needs matplotlib, so nothing imports it before it is drawn."""
 
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from hf_amp.files import write_whole
 from hf_amp.hub.log_history import is_metric
 
 _LOSSES = ("eval_loss", "eval_nll")
+_OF_STEPS = ("erm_loss", "sharpness")
 
 
 def save_learning_curves(path: str | os.PathLike[str], runs: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -34,7 +36,8 @@ def save_learning_curves(path: str | os.PathLike[str], runs: Sequence[Mapping[st
         _line(loss, run, "erm_loss", colour, ":", "training, at θ" if first else None)
         of_nll = f"{split} NLL" if "eval_nll" in names else f"{split} loss"
         _line(loss, run, "eval_nll" if "eval_nll" in names else "eval_loss", colour, "--", of_nll if first else None)
-        _line(sharpness, run, "sharpness", colour, "-", label)
+        _line(sharpness, run, "sharpness", colour, "-", label or "sharpness")
+        _line(sharpness, run, "amp_epsilon", colour, ":", "radius ε" if first else None)
         if has_error:
             _line(quality, run, "eval_error_rate", colour, "-", label, factor=100)
             continue
@@ -69,11 +72,15 @@ def _line(
     label: str | None,
     factor: float = 1.0,
 ) -> None:
-    points = [(p["epoch"], p[key] * factor) for p in run["curves"] if p.get(key) is not None]
-    if points:
-        epochs, values = zip(*points, strict=True)
-        # A single point is no line: without a marker it could not be seen.
-        axes.plot(epochs, values, color=colour, linestyle=style, label=label, marker="o" if len(points) == 1 else None)
+    # Where a training step was logged without the figure, as plain steps are without sharpness, the line has a gap.
+    points = [p for p in run["curves"] if p.get(key) is not None or (key in _OF_STEPS and "loss" in p)]
+    values = [math.nan if p.get(key) is None else p[key] * factor for p in points]
+    if all(map(math.isnan, values)):
+        return
+    # A point between two gaps is no line: without a marker it could not be seen.
+    is_lonely = len(values) == 1 or any(map(math.isnan, values))
+    epochs = [p["epoch"] for p in points]
+    axes.plot(epochs, values, color=colour, linestyle=style, label=label, marker="o" if is_lonely else None)
 
 
 def _finish(axes: Axes, title: str, empty: str) -> None:

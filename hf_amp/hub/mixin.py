@@ -24,7 +24,10 @@ from hf_amp.hub.upload.background import BackgroundPushes, copy_model
 
 logger = logging.get_logger(__name__)
 
-_REMEDY = "or train with hub_check=False, or with HF_HUB_OFFLINE=1 and push later with `python -m hf_amp.push`"
+_REMEDY = (
+    "or train with hub_check=False in `AMPTrainingArguments`, or with HF_HUB_OFFLINE=1 and push later with "
+    "`python -m hf_amp.push`"
+)
 
 
 class PublishingMixin(CardSectionMixin):
@@ -129,11 +132,15 @@ class PublishingMixin(CardSectionMixin):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as `Trainer` does, without the token in `training_args.bin`; a card of ours stays as it is.
 
-        As of any Trainer, a call by the user pushes with `push_to_hub=True`.
+        As of any Trainer, a call by the user pushes with `push_to_hub=True`; offline it writes the card instead.
         """
         with self._card_kept(Path(output_dir or str(self.args.output_dir)) / CARD_NAME), self._token_set_aside():
             super().save_model(output_dir, _internal_call=True)
-        if self.args.push_to_hub and not _internal_call:
+        if not self.args.push_to_hub or _internal_call:
+            return
+        if is_offline_mode():  # said at the start
+            self.create_model_card()
+        else:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     @contextmanager
@@ -203,7 +210,7 @@ class PublishingMixin(CardSectionMixin):
 
     def _failed_push(self, error: Exception, revision: str | None) -> PublishingError:
         return PublishingError(
-            f"The push to {repo_id_of(self)} failed: {short(error)}. Nothing is lost: model, card and results are in "
+            f"The push to {repo_id_of(self)} failed: {short(error)}. Nothing is lost: model and card are in "
             f"{self.args.output_dir}. Push them later with:\n    {self._later_command(revision)}"
         )
 

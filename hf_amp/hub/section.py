@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import ModelCard
 from transformers import Trainer
+from transformers.trainer_utils import IntervalStrategy
 
 from hf_amp.files import write_whole
 from hf_amp.hub.card import CARD_NAME, METADATA, CardFacts, own_tags, read_card
@@ -16,14 +17,14 @@ from hf_amp.radius import RadiusCallback
 from hf_amp.training_args import AMPSettings
 
 PERTURBED = (
-    "The weights were trained with adversarial model perturbation (AMP): each step moved them to (nearly) the worst "
+    "The weights were trained with adversarial model perturbation (AMP): each step{} moved them to (nearly) the worst "
     "point within a radius ε, took the gradient there, put them back and let the optimizer apply it. In this card AMP "
     "never means automatic mixed precision."
 )
 NOT_PERTURBED = "The weights were trained without adversarial model perturbation: it was switched off."
 NOTHING_TO_PERTURB = (
     "The weights were trained without adversarial model perturbation: its radius follows how far a training over-fits, "
-    "and no step of this one had a radius above 0."
+    "and no step of this one had a radius above 0{}."
 )
 _BEGIN, _END = "<!-- hf_amp: begin -->", "<!-- hf_amp: end -->"
 _TrainerBehind = Trainer if TYPE_CHECKING else object
@@ -93,12 +94,16 @@ class AMPCardMixin(CardSectionMixin):
         if amp.switched_off:
             return replace(facts, method=NOT_PERTURBED)
         settings = {f"amp_{name}": value for name, value in asdict(amp).items()}
+        method = PERTURBED.format("")
         if amp.epsilon is None:
             radius = RadiusCallback.of(self)
             if radius is None or not radius.largest:
-                return replace(facts, method=NOTHING_TO_PERTURB)
+                is_evaluated = self.args.eval_strategy != IntervalStrategy.NO
+                reason = "" if is_evaluated else ", since nothing was evaluated while it trained"
+                return replace(facts, method=NOTHING_TO_PERTURB.format(reason))
             settings["amp_epsilon"] = f"as large as the training over-fitted, at most {radius.largest:.3g}"
-        return replace(facts, perturbed=True, method=PERTURBED, amp=settings, caveats=(*facts.caveats, NO_DEFENCE))
+            method = PERTURBED.format(" in which the training over-fitted")
+        return replace(facts, perturbed=True, method=method, amp=settings, caveats=(*facts.caveats, NO_DEFENCE))
 
 
 def with_section(card: str, facts: CardFacts) -> str:

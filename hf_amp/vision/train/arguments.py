@@ -247,4 +247,5 @@ def bf16_pays(use_cpu: bool) -> bool:
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     elsewhere = torch.accelerator.is_available() and not use_cpu
-    return not elsewhere and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 does not tell
+    return not elsewhere and bool(capabilities.get("amx_bf16"))
