@@ -98,23 +98,32 @@ def test_studies_with_labels_of_people_differ_in_what_makes_them_overfit():
         "model_args",
         "num_train_epochs",
         "augmentation",
+        "learning_rate",
     }
 
 
 @pytest.mark.slow
-def test_studies_with_labels_of_people_run_when_shortened(tmp_path, monkeypatch):
+def test_studies_with_labels_of_people_run_when_shortened(tmp_path, monkeypatch, capsys):
     own_cache(monkeypatch, tmp_path / "cache")
     options = {"classes": 10, "image": "img", "size": (32, 32)}
     images = write_parquet(tmp_path / "images", train=image_split(80, **options), test=image_split(20, **options))
     (tmp_path / "people.csv").write_text("worst\n" + "\n".join(str((i + i % 2) % 10) for i in range(80)))
     words = ["--config", str(EVIDENCE / "cifar10n_b.yaml"), "--dataset_path", str(images), "--use_cpu", "--seeds", "0"]
-    words += ["--train_labels", f"{tmp_path / 'people.csv'}:worst", "--output_dir", str(tmp_path / "out")]
+    words += ["--train_labels", f"{tmp_path / 'people.csv'}:worst", "--output_dir", str(tmp_path / "cifar10n_b_worst")]
     words += ["--model_args", TINY_MODEL, "--torch_compile", "false", "--per_device_train_batch_size", "36"]
     content = load_example("compare").main([*words, "--num_train_epochs", "2"])
     rows = {row["label"]: row for row in content["rows"]}
     assert [len(row["selections"]) for row in rows.values()] == [int(label == "SAM") for label in rows]
     assert {"ERM", "AMP", "AMP (amp_epsilon=0.5)", "Label smoothing"} < set(rows)
     assert all(0 <= row["summary"]["best"]["error_rate"]["mean"] <= 1 for row in rows.values())
+    (study,) = load_example("benchmarks/cifar10n").main(
+        [str(tmp_path / "cifar10n_b_worst"), "--output_dir", str(tmp_path)]
+    )
+    assert (study["regime"], study["labels"], len(study["rows"])) == ("b", "worst", len(rows))
+    table = capsys.readouterr().out
+    mean = 100 * rows["AMP"]["summary"]["last"]["error_rate"]["mean"]
+    assert f"| worst | b | AMP | 1 | {mean:.2f} | " in table
+    assert (tmp_path / "cifar10n.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_no_figures_name_places_of_one_machine():

@@ -1,6 +1,7 @@
 """The small examples, run as a user runs them."""
 
 import re
+import runpy
 import subprocess
 import sys
 from difflib import unified_diff
@@ -35,23 +36,41 @@ def changed_lines(script):
 
 
 @pytest.mark.slow
+def test_the_smallest_example_runs_and_logs_the_figures_of_amp(tmp_path):
+    output = run("minimal.py", tmp_path)
+    assert all(f"'{name}'" in output for name in FIGURES)
+
+
+@pytest.fixture
+def run_here(tmp_path, monkeypatch, capsys):
+    """Runs an example in this process, which spares the import of everything."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_example(script, *words):
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_example
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # users see it, too
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("minimal.py", ()),
         ("by_feature/sam.py", ()),
         ("by_feature/cheap_ascent.py", ()),
         ("by_feature/any_trainer.py", (*SHORT, "--amp_epsilon", "0.02")),
     ],
 )
-def test_example_runs_and_logs_the_figures_of_amp(script, words, tmp_path):
-    output = run(script, tmp_path, *words)
+def test_example_runs_and_logs_the_figures_of_amp(script, words, run_here):
+    output = run_here(script, *words)
     assert all(f"'{name}'" in output for name in FIGURES)
 
 
-@pytest.mark.slow
-def test_the_search_tries_radii_and_says_which_was_best(tmp_path):
-    output = run("by_feature/search_radius.py", tmp_path)
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # users see it, too
+def test_the_search_tries_radii_and_says_which_was_best(run_here):
+    output = run_here("by_feature/search_radius.py")
     assert re.search(r"best: amp_epsilon=0\.\d+ with a held-out loss of \d\.\d{3}", output)
 
 

@@ -246,6 +246,5 @@ def bf16_pays(use_cpu: bool) -> bool:
     """Return whether the device that is trained on multiplies matrices in bf16: new GPUs, and CPUs with AMX."""
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    elsewhere = torch.accelerator.is_available() and not use_cpu
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 does not tell
-    return not elsewhere and bool(capabilities.get("amx_bf16"))
+    return (use_cpu or not torch.accelerator.is_available()) and bool(capabilities.get("amx_bf16"))

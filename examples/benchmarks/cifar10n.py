@@ -1,0 +1,141 @@
+"""The table and the figure of the study with labels that people gave (CIFAR-10N), from what compare.py wrote.
+
+    python examples/benchmarks/cifar10n.py outputs/cifar10n_a_worst outputs/cifar10n_b_worst ...
+
+Each folder is one of cifar10n_REGIME_LABELS, trained with examples/evidence/cifar10n_REGIME.yaml: REGIME is a, where
+plain training does not over-fit, or b, where it does. Writes cifar10n.json and cifar10n.png to --output_dir.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from hf_amp.hub.learning_curves import save_png
+from hf_amp.vision.report.results import mean_and_standard_error, write_json
+
+REGIMES = {"a": "does not over-fit", "b": "over-fits"}
+ONE_WORD = {"ERM": "Trainer", "AMP": "AMPTrainer, nothing set"}
+JSON_NAME, FIGURE_NAME = "cifar10n.json", "cifar10n.png"
+
+
+def study_of(folder):
+    """Regime, labels, and rows of one comparison.
+
+    Args:
+        folder: that compare.py wrote, named cifar10n_REGIME_LABELS.
+
+    Raises:
+        ValueError: the folder has another name, or nothing was compared in it yet.
+    """
+    named = re.fullmatch(r"cifar10n_([ab])_(\w+)", folder.name)
+    if named is None:
+        raise ValueError(f"{folder} is not named cifar10n_REGIME_LABELS, such as cifar10n_b_worst; rename it")
+    path = folder / "comparison.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is not there; train first, with examples/evidence/cifar10n_{named[1]}.yaml")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rows = [row_of(row, folder) for row in content["rows"]]
+    return {"regime": named[1], "labels": named[2], "rows": rows, "versions": content["versions"]}
+
+
+def row_of(row, folder):
+    """What one method came to, with every seed, so that differences can be paired."""
+    own = folder.joinpath(*Path(row["folder"]).parts[-2:])  # of the comparison, which may have been moved
+    runs = json.loads((own / "results.json").read_text(encoding="utf-8"))["runs"]
+    runs = {str(run["seed"]): run for run in runs if run["seed"] in row["seeds"]}
+    curves = {seed: [point for point in run["curves"] if "loss" in point] for seed, run in runs.items()}
+    return {
+        "label": row["label"],
+        "settings": row["settings"],
+        "test": row["test"],
+        "seconds": {seed: run["seconds"] for seed, run in runs.items()},
+        "training_loss": {seed: points[-1].get("erm_loss", points[-1]["loss"]) for seed, points in curves.items()},
+        "radii": {seed: [point.get("amp_epsilon") for point in points] for seed, points in curves.items()},
+    }
+
+
+def summary_of(row, erm):
+    """Means and standard errors over the seeds: errors and NLL, and the change of the error against ERM, paired."""
+    test, base = row["test"], erm["test"]
+    errors = {seed: (run["last"]["error_rate"], base.get(seed)) for seed, run in test.items()}
+    change = [100 * (error - of_erm["last"]["error_rate"]) for error, of_erm in errors.values() if of_erm]
+    best = [run["best"] and 100 * run["best"]["error_rate"] for run in test.values()]
+    return {
+        "error": mean_and_standard_error([100 * run["last"]["error_rate"] for run in test.values()]),
+        "change": mean_and_standard_error(change),
+        "best": mean_and_standard_error(best),
+        "nll": mean_and_standard_error([run["last"]["nll"] for run in test.values()]),
+        "ece": mean_and_standard_error([100 * run["last"]["ece"] for run in test.values()]),
+        "seconds": mean_and_standard_error(list(row["seconds"].values())),
+        "training_loss": mean_and_standard_error(list(row["training_loss"].values())),
+    }
+
+
+def shown(value, digits=2, sign=""):
+    if value is None or value["mean"] is None:
+        return "–"
+    error = value["standard_error"]
+    return f"{value['mean']:{sign}.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def table(studies):
+    """One row a method: test error in % at the last epoch, its change, at the best epoch; NLL, ECE; training loss."""
+    lines = [
+        "| labels | regime | method | seeds | error | change | best epoch | NLL | ECE | training loss | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for study in studies:
+        erm = next(row for row in study["rows"] if row["label"] == "ERM")
+        for row in study["rows"]:
+            one = summary_of(row, erm)
+            cells = [study["labels"], study["regime"], row["label"], str(len(row["test"])), shown(one["error"])]
+            cells += ["–" if row is erm else shown(one["change"], sign="+"), shown(one["best"]), shown(one["nll"], 3)]
+            cells += [shown(one["ece"]), shown(one["training_loss"]), shown(one["seconds"], 0)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def save_figure(path, studies):
+    """Test error of Trainer and AMPTrainer, one word changed, a pair of bars for each study; dots are seeds."""
+    figure = Figure(figsize=(1.6 + 1.9 * len(studies), 4), layout="constrained")
+    axes = figure.subplots()
+    for i, (label, name) in enumerate(ONE_WORD.items()):
+        for place, study in enumerate(studies):
+            row = next((row for row in study["rows"] if row["label"] == label), None)
+            if row is None:
+                continue
+            errors = [100 * run["last"]["error_rate"] for run in row["test"].values()]
+            x, mean = place + 0.4 * (i - 0.5), sum(errors) / len(errors)
+            axes.bar(x, mean, width=0.38, color=("C7", "C0")[i], label=name if place == 0 else None)
+            axes.plot([x] * len(errors), errors, "o", color="black", markersize=3)
+            axes.annotate(f"{mean:.1f}", (x, mean / 2), ha="center", color="white")
+    names = [f"“{study['labels']}”: {REGIMES[study['regime']]}" for study in studies]
+    axes.set_xticks(range(len(studies)), [name.replace(": ", "\n") for name in names])
+    axes.set_ylabel("test error in %, official labels")
+    axes.set_title("CIFAR-10, trained on labels that people gave")
+    axes.legend(loc="lower right")
+    save_png(figure, path)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="Folders that compare.py wrote.")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs"), help="Where table and figure go.")
+    options = parser.parse_args(argv)
+    try:
+        studies = [study_of(folder) for folder in options.folders]
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    write_json(options.output_dir / JSON_NAME, {"studies": studies})
+    save_figure(options.output_dir / FIGURE_NAME, studies)
+    print(table(studies))
+    return studies
+
+
+if __name__ == "__main__":
+    main()
