@@ -20,7 +20,7 @@ from hf_amp.vision.report.experiment import Experiment
 from hf_amp.vision.report.run import make_image_trainer
 from hf_amp.vision.train.command_line import Settings
 
-SHARE_OF_CHEAP = 0.06
+CHEAP = {"amp_ascent_fraction": 0.06, "amp_norm_stats": "descent"}
 TEXTS = (800, 200, 2000)  # training, held-out and test sentences
 
 
@@ -168,7 +168,7 @@ def run_task(name, way, seed, output_dir, data):
 def image_settings(task, way, seed, folder, data):
     method = {"erm": {"method": "erm"}, "together": {"method": "erm"}}.get(way, {"method": "amp"})
     if way == "cheap":
-        method |= {"amp_ascent_fraction": SHARE_OF_CHEAP}
+        method |= CHEAP
     elif way not in ("default", "erm", "together"):
         method |= {"amp_epsilon": float(way)}
     together = way == "together"
