@@ -13,8 +13,8 @@ Each task is trained in these ways, with the same seeds:
   cheap        as default, the ascent on 6 % of each batch (some tasks)
 Reported are test errors in % at the last epoch, for ERM also at the epoch of the lowest held-out loss. What is done is
 not run again, so that the command may be stopped at any time. DATA has the folders cifar10, cifar100-small and
-svhn-small as parquet files, and cifar10n/labels.parquet; digits and text need none. Writes default_radius.json and
-default_radius.png to output_dir.
+svhn-small as parquet files, and cifar10n/labels.parquet; digits and text need none. Writes default_radius.json, .md
+and .png to output_dir.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from hf_amp.files import write_whole
 from hf_amp.hub.environment import environment
 from hf_amp.hub.learning_curves import save_png
 from hf_amp.vision.report.results import write_json
@@ -39,7 +40,7 @@ from hf_amp.vision.train.command_line import print_anywhere
 
 CONSTANT = ("0.5", "0.3", "0.2", "0.1", "0.05")
 WAYS = ("erm", "default", *CONSTANT, "together")
-JSON_NAME, FIGURE_NAME = "default_radius.json", "default_radius.png"
+JSON_NAME, TABLE_NAME, FIGURE_NAME = "default_radius.json", "default_radius.md", "default_radius.png"
 
 
 def ways_of(task):
@@ -80,8 +81,9 @@ def summary_of(rows):
 
 def table(tasks):
     lines = [
-        "| task | seeds | ERM | its best epoch | together | default | change | best constant | 0.5 | share of gain |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| task | seeds | ERM | its best epoch | together | default | change | best constant | 0.5 | share of gain "
+        "| cheap | seconds: ERM | default |",
+        f"|{'---|' * 13}",
     ]
     for name, task in tasks.items():
         one, errors = task["summary"], task["summary"]["errors"]
@@ -97,7 +99,8 @@ def table(tasks):
         share = one["share_of_gain"]
         chosen = f"{cell(one['best_constant'])} ({one['best_constant']})" if one["best_constant"] else "–"
         cells = (cell("erm"), at_best, cell("together"), cell("default"), f"{mean:+.2f} ± {error:.2f}")
-        more = (chosen, cell("0.5"), "–" if share is None else f"{share:.0%}")
+        more = (chosen, cell("0.5"), "–" if share is None else f"{share:.0%}", cell("cheap"))
+        more += tuple(f"{one['seconds'][way]:.0f}" for way in ("erm", "default"))
         lines.append(f"| {' | '.join((name, str(seeds), *cells, *more))} |")
     summaries = [task["summary"] for task in tasks.values() if task["summary"]["default"] is not None]
     harmed = [name for name, task in tasks.items() if task["summary"].get("harms")]
@@ -180,6 +183,7 @@ def main(argv=None):
         gc.collect()
     content = content_of(rows)
     save_figure(content["tasks"], options.output_dir / FIGURE_NAME)
+    write_whole(options.output_dir / TABLE_NAME, f"{table(content['tasks'])}\n".encode())
     print(table(content["tasks"]))
     return content
 
