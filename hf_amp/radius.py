@@ -20,6 +20,8 @@ logger = logging.get_logger(__name__)
 LARGEST = 0.5
 NARROW_GAP, WIDE_GAP = 0.1, 0.3
 EVALUATIONS = 3
+FIRST, GROWTH = 0.03, 10.0
+SHARE_OF_LEARNT = 0.4
 NO_EVALUATION = (
     "`amp_epsilon` is not set, so the radius follows how far the training over-fits, and nothing is evaluated while it "
     "trains: every step is a plain one, as with Trainer. Pass `eval_dataset` and eval_strategy='epoch', or choose a "
@@ -51,6 +53,24 @@ def radius_for(training_loss: float, held_out_losses: Sequence[float], loss_at_s
     return LARGEST * min(1.0, max(0.0, (gap - NARROW_GAP) / (WIDE_GAP - NARROW_GAP)))
 
 
+def limit_for(training_loss: float, loss_at_start: float, tried: float, slope: float) -> float:
+    """Return the largest radius that takes back no more than four tenths of what was learnt, as far as that is known.
+
+    What 0.5 is for one network is 0.01 for another: where the loss rises steeply around the weights, as in a small
+    transformer, a larger radius undoes the training. So the first radius is a small one, which tells how steeply.
+
+    Args:
+        training_loss: at θ, since the evaluation before.
+        loss_at_start: that the training began with; what it lost since then was learnt.
+        tried: the last radius that was used; 0 if none was.
+        slope: what the loss at θ + Δ was higher by, over that radius.
+    """
+    if not tried:
+        return FIRST
+    learnt = max(0.0, loss_at_start - training_loss)
+    return min(GROWTH * tried, SHARE_OF_LEARNT * learnt / slope if slope else math.inf)
+
+
 class _Mean:
     """Mean of a loss over optimizer steps and processes, summed on the device."""
 
@@ -80,9 +100,9 @@ class _Mean:
 class RadiusCallback(TrainerCallback, ExportableState):
     """Sets the radius after each evaluation. `AMPTrainer` has one, which counts while `amp_epsilon` is None.
 
-    The trainer tells it the loss at θ of every step. The mean since the evaluation before is compared with the last
-    held-out losses, see `radius_for`. Checkpoints hold its state, so that a training that is resumed has the radii of
-    one that was never stopped; a new training begins at 0.
+    The trainer tells it the losses of every step. Their means since the evaluation before are compared with the last
+    held-out losses (`radius_for`), and with each other (`limit_for`). Checkpoints hold its state, so that a training
+    that is resumed has the radii of one that was never stopped; a new training begins at 0.
 
     Attributes:
         value: the present radius ε, in [0, 0.5].
@@ -99,25 +119,28 @@ class RadiusCallback(TrainerCallback, ExportableState):
         self.trainer: RadiusMixin | None = None
         self._begin()
 
-    def _begin(
-        self, value: float = 0.0, largest: float = 0.0, held_out: Any = (), start: Any = None, recent: Any = None
-    ) -> None:
-        self.value, self.largest, self._held_out = value, largest, list(held_out)
-        self._start, self._recent = _Mean(**start or {}), _Mean(**recent or {})
+    def _begin(self, **stored: Any) -> None:
+        self.value, self.largest = stored.get("value", 0.0), stored.get("largest", 0.0)
+        self._tried, self._slope = stored.get("tried", 0.0), stored.get("slope", 0.0)
+        self._held_out = list(stored.get("held_out", ()))
+        self._start, self._recent, self._rise = (_Mean(**stored.get(name, {})) for name in ("start", "recent", "rise"))
         self._step: int | None = None
         self._is_start = False
 
-    def add(self, loss: Tensor, step: int) -> None:
+    def add(self, loss: Tensor, step: int, rise: Tensor | None = None) -> None:
         """Add what a micro-batch contributes to the loss of an optimizer step; nothing is read on the host.
 
         Args:
             loss: at θ, 0-dim; what is not finite counts as 0, as in the loss that `Trainer` logs.
             step: number of the optimizer step, the same for all its micro-batches.
+            rise: what the loss at θ + Δ has more, 0-dim; None in a plain step.
         """
         is_new_step, self._step = step != self._step, step
         self.largest = max(self.largest, self.value)
         loss = torch.nan_to_num(loss.detach().float(), posinf=0.0, neginf=0.0)
         self._recent.add(loss, is_new_step)
+        if rise is not None:
+            self._rise.add(torch.nan_to_num(rise.detach().float(), posinf=0.0, neginf=0.0), is_new_step)
         if is_new_step:
             self._is_start = self._start.steps < _STEPS_OF_START
         if self._is_start:
@@ -143,22 +166,29 @@ class RadiusCallback(TrainerCallback, ExportableState):
         if loss is None:
             return
         training_loss, self._recent = self._recent.collect(), _Mean()
+        if self._rise.steps:
+            rise, self._rise = self._rise.collect(), _Mean()
+            if self.value:
+                self._slope, self._tried = max(0.0, rise) / self.value, self.value
         if math.isfinite(loss):
             self._held_out = [*self._held_out, loss][-EVALUATIONS:]
-            self.value = radius_for(training_loss, self._held_out, self._start.collect())
+            start = self._start.collect()
+            wanted = radius_for(training_loss, self._held_out, start)
+            self.value = min(wanted, limit_for(training_loss, start, self._tried, self._slope))
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Bring the sums to the host before a checkpoint, which one process alone writes."""
         if control.should_save:
-            self._start.collect()
-            self._recent.collect()
+            for mean in (self._start, self._recent, self._rise):
+                mean.collect()
 
     on_epoch_end = on_step_end
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
         own = {"value": self.value, "largest": self.largest, "held_out": self._held_out}
-        means = {"start": self._start.state(), "recent": self._recent.state()}
+        means = {"start": self._start.state(), "recent": self._recent.state(), "rise": self._rise.state()}
+        own |= {"slope": self._slope, "tried": self._tried}
         return {"args": {}, "attributes": {**own, **means}}
 
 
@@ -196,11 +226,12 @@ class RadiusMixin(_TrainerBehind):
         elif is_of(self, "sentence_transformers") and args.eval_batch_size != args.train_batch_size:
             logger.warning(OTHER_BATCHES.format(args.train_batch_size, args.eval_batch_size))
 
-    def _note_loss(self, loss: Tensor, times: int) -> None:
+    def _note_loss(self, loss: Tensor, times: int, amp_loss: Tensor | None = None) -> None:
         """Tell the callback what a micro-batch contributes to the loss at θ of its step, which counts it so often."""
         if self.amp_settings.epsilon is None and (radius := RadiusCallback.of(self)) is not None:
             radius.trainer = self
-            radius.add(loss / times, self.state.global_step)
+            rise = None if amp_loss is None else (amp_loss - loss) / times
+            radius.add(loss / times, self.state.global_step, rise)
 
     def held_out_loss(self, metrics: Mapping[str, float]) -> float | None:
         """Return the loss that the radius follows; None if this evaluation has no part in it. Override it to choose.

@@ -83,7 +83,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
         except BaseException:
             run.batch = None
             raise
-        self._note_loss(run.record(self, batch, i, amp_loss), run.times_counted())
+        self._note_loss(run.record(self, batch, i, amp_loss), run.times_counted(), amp_loss)
         if is_last:
             run.batch = None
         return amp_loss

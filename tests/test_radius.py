@@ -9,7 +9,7 @@ from tiny import Points, TinyModel, amp_trainer, largest_difference, logs_of, pa
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_amp import AMPTrainer, AMPTrainingArguments
-from hf_amp.radius import RadiusCallback, radius_for
+from hf_amp.radius import FIRST, RadiusCallback, limit_for, radius_for
 
 # Random labels of 24 points: they can only be learnt by heart.
 OVERFITS = {
@@ -54,22 +54,42 @@ def test_the_radius_grows_with_the_gap_in_units_of_the_loss_at_the_start(trainin
     assert radius_for(training, held_out, start) == pytest.approx(radius, abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("training", "start", "tried", "slope", "limit"),
+    [
+        (1.0, 2.0, 0.0, 0.0, 0.03),  # nothing is known yet
+        (1.0, 2.0, 0.03, 2.0, 0.2),  # four tenths of what was learnt, 1.0
+        (1.0, 2.0, 0.03, 20.0, 0.02),
+        (1.0, 2.0, 0.03, 0.0, 0.3),  # ten times as much as was tried, at most
+        (2.1, 2.0, 0.03, 2.0, 0.0),
+    ],
+)
+def test_the_radius_is_limited_by_what_it_takes_back(training, start, tried, slope, limit):
+    assert limit_for(training, start, tried, slope) == pytest.approx(limit)
+
+
 def test_each_evaluation_sets_the_radius_of_the_steps_that_follow(tmp_path):
     trainer = overfitting_trainer(tmp_path, logging_steps=1, logging_strategy="steps")
     trainer.train()
-    losses, held_out, expected, start = [], [], [0.0], []
+    losses, held_out, expected, start, rises, tried, slope = [], [], [0.0], [], [], 0.0, 0.0
     for entry in trainer.state.log_history:
         if "loss" in entry:
             losses.append(entry.get("erm_loss", entry["loss"]))
+            rises.append(entry.get("sharpness", 0.0))
             start = [*start, losses[-1]][:4]
             assert entry["amp_epsilon"] == pytest.approx(expected[-1], abs=1e-6)
         elif "eval_loss" in entry:
             mean, losses = sum(losses) / len(losses), []
             held_out.append(entry["eval_loss"])
-            expected.append(radius_for(mean, held_out[-3:], sum(start) / len(start)))
+            began = sum(start) / len(start)
+            if expected[-1]:
+                tried, slope = expected[-1], sum(rises) / len(rises) / expected[-1]
+            rises = []
+            limit = limit_for(mean, began, tried, slope)
+            expected.append(min(radius_for(mean, held_out[-3:], began), limit))
     assert expected[1] == 0.0
     assert any(0.0 < radius < 0.5 for radius in expected)
-    assert max(expected) > 0.1
+    assert max(expected) > 0.05
     assert trainer.amp_epsilon == pytest.approx(expected[-1], abs=1e-6)
 
 
@@ -88,7 +108,7 @@ def test_the_training_is_that_with_the_same_radii_set_by_hand(tmp_path):
     trainer.train()
     by_hand = overfitting_trainer(tmp_path, callbacks=[SetByHand(radii(trainer))], amp_epsilon=0.0)
     by_hand.train()
-    assert max(radii(trainer)) > 0.1
+    assert max(radii(trainer)) > 0.05
     assert_identical(parameters_of(trainer.model), parameters_of(by_hand.model))
 
 
@@ -126,7 +146,7 @@ def test_plain_training_arguments_follow_overfitting(tmp_path):
     plain, own = overfitting_trainer(tmp_path, arguments=TrainingArguments), overfitting_trainer(tmp_path)
     plain.train()
     own.train()
-    assert max(radii(plain)) > 0.1
+    assert max(radii(plain)) > 0.05
     assert_identical(parameters_of(plain.model), parameters_of(own.model))
 
 
@@ -140,7 +160,7 @@ def test_a_resumed_training_has_the_radii_of_one_that_was_not_stopped(tmp_path, 
     whole.train()
     resumed = overfitting_trainer(tmp_path / "again", **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{checkpoint}"))
-    assert max(radii(whole)) > 0.1
+    assert max(radii(whole)) > 0.05
     assert radii(resumed) == radii(whole)
     assert_identical(resumed.model.state_dict(), whole.model.state_dict())
 
@@ -162,18 +182,19 @@ def test_a_checkpoint_of_a_plain_trainer_goes_on_with_a_radius(tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-24"))
     first, ninth = logs_of(plain)[0]["loss"], logs_of(resumed)[8]["loss"]
     evaluated = logs_of(resumed, "eval_loss")[8]["eval_loss"]
-    assert logs_of(resumed)[9]["amp_epsilon"] == pytest.approx(radius_for(ninth, [evaluated], first)) != 0
+    wanted = min(FIRST, radius_for(ninth, [evaluated], first))
+    assert logs_of(resumed)[9]["amp_epsilon"] == pytest.approx(wanted) != 0
 
 
 def test_another_training_begins_without_a_radius(tmp_path):
     trainer = overfitting_trainer(tmp_path)
     trainer.train()
-    assert trainer.amp_epsilon > 0.1
+    assert trainer.amp_epsilon > 0.05
     trainer.model.load_state_dict(tiny_model(width=32).state_dict())
     trainer.train()
     assert radii(trainer)[0] == 0.0
     assert "sharpness" not in logs_of(trainer)[0]
-    assert max(radii(trainer)) > 0.1
+    assert max(radii(trainer)) > 0.05
 
 
 def test_accumulated_batches_have_the_radii_of_whole_ones(tmp_path):
@@ -183,7 +204,7 @@ def test_accumulated_batches_have_the_radii_of_whole_ones(tmp_path):
     )
     whole.train()
     split.train()
-    assert max(radii(whole)) > 0.1
+    assert max(radii(whole)) > 0.05
     assert radii(split) == pytest.approx(radii(whole), abs=1e-6)  # losses in float32
     assert largest_difference(parameters_of(split.model), parameters_of(whole.model)) < 1e-5
 
@@ -194,7 +215,7 @@ def test_share_and_period_of_steps_hold_for_a_radius_that_follows(tmp_path):
     perturbed = [entry["step"] for entry in logs_of(trainer, "sharpness")]
     assert perturbed
     assert all(step <= 18 and step % 2 == 0 for step in perturbed)
-    assert max(radii(trainer)[18:]) > 0.1
+    assert max(radii(trainer)[18:]) > 0.05
 
 
 def test_nothing_is_read_on_the_host_in_a_step(tmp_path, monkeypatch):
@@ -213,7 +234,7 @@ def test_nothing_is_read_on_the_host_in_a_step(tmp_path, monkeypatch):
 
     trainer = overfitting_trainer(tmp_path, Step)
     trainer.train()
-    assert max(radii(trainer)) > 0.1
+    assert max(radii(trainer)) > 0.05
     assert reads == []
 
 
@@ -327,4 +348,4 @@ def test_a_random_perturbation_follows_overfitting_too(tmp_path):
     trainer.train()
     norms = [entry.get("perturbation_norm", 0.0) for entry in logs_of(trainer)]
     assert max(norms) > 0
-    assert max(radii(trainer)) > 0.1
+    assert max(radii(trainer)) > 0.05
