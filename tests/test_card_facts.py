@@ -174,7 +174,7 @@ def test_a_radius_that_follows_is_told_as_far_as_it_went(tmp_path):
     perturbed = make(tmp_path, Overfits, eval_strategy="steps", eval_steps=1)
     perturbed.train()
     assert facts(perturbed).perturbed
-    words = "as large as the training over-fitted, at most 0.5"
+    words = "as large as the training over-fitted, at most 0.03"
     assert facts(perturbed).amp["amp_epsilon"] == words
     perturbed.create_model_card()
     assert words in card_of(perturbed)

@@ -171,7 +171,7 @@ def test_changes_by_the_default_radius_are_those_of_its_rows(monkeypatch):
         summary = grid.summary_of(task["rows"])
         errors = {way: f"{error:.1f}" for way, error in summary["errors"].items()}
         assert f"{errors['erm']} → {errors['default']} ({errors['0.5']})" in results, name
-        assert not summary["harms"], name
+        assert summary["harms"] == (name == "text_20epochs_noise0"), name
     assert f"{len(tasks)} of {len(grid.TASKS)}" in results.replace("\n", " ")
     assert (EVIDENCE / "figures" / "default_radius.md").read_text() == f"{grid.table(tasks)}\n"
     readme = (EXAMPLES.parent / "README.md").read_text().partition("## When it helps")[2].partition("- **")[0]
