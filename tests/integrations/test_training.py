@@ -11,6 +11,8 @@ from kinds import KINDS
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
+from hf_amp.radius import FIRST
+
 EVENTS = [name for name in vars(TrainerCallback) if name.startswith("on_") and name != "on_init_end"]
 
 
@@ -141,7 +143,7 @@ def test_with_nothing_set_the_radius_follows_the_evaluation_loss(kind, tmp_path,
     assert len(held_out) == 2
     radii = [entry["amp_epsilon"] for entry in trainer.state.log_history if "amp_epsilon" in entry]
     norms = [entry.get("perturbation_norm", 0.0) for entry in trainer.state.log_history if "loss" in entry]
-    assert radii[:3] == [0.0, 0.0, 0.5]
+    assert radii[:3] == [0.0, 0.0, FIRST]
     assert norms[:2] == [0.0, 0.0]
     assert norms[2] > 0
 
