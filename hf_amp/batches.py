@@ -58,6 +58,7 @@ class Batch:
         is_found: whether Δ is found.
         erm_losses: loss at θ of each micro-batch, 0-dim, as it counts in the loss of the optimizer step; of a share of
             the batch, equal parts; None if no pass was made at θ.
+        passes: number of losses that these sum.
     """
 
     micro_batches: list[Any]
@@ -66,6 +67,7 @@ class Batch:
     by_itself: bool = False
     is_found: bool = False
     erm_losses: list[Tensor] | None = None
+    passes: int = 0
 
 
 @dataclass(frozen=True)

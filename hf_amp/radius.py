@@ -226,12 +226,11 @@ class RadiusMixin(_TrainerBehind):
         elif is_of(self, "sentence_transformers") and args.eval_batch_size != args.train_batch_size:
             logger.warning(OTHER_BATCHES.format(args.train_batch_size, args.eval_batch_size))
 
-    def _note_loss(self, loss: Tensor, times: int, amp_loss: Tensor | None = None) -> None:
-        """Tell the callback what a micro-batch contributes to the loss at θ of its step, which counts it so often."""
+    def _note_losses(self, loss: Tensor, amp_loss: Tensor | None = None) -> None:
+        """Tell the callback what a micro-batch contributes to the losses of its step, at θ and at θ + Δ."""
         if self.amp_settings.epsilon is None and (radius := RadiusCallback.of(self)) is not None:
             radius.trainer = self
-            rise = None if amp_loss is None else (amp_loss - loss) / times
-            radius.add(loss / times, self.state.global_step, rise)
+            radius.add(loss, self.state.global_step, None if amp_loss is None else amp_loss - loss)
 
     def held_out_loss(self, metrics: Mapping[str, float]) -> float | None:
         """Return the loss that the radius follows; None if this evaluation has no part in it. Override it to choose.

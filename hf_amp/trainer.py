@@ -83,7 +83,8 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
         except BaseException:
             run.batch = None
             raise
-        self._note_loss(run.record(self, batch, i, amp_loss), run.times_counted(), amp_loss)
+        erm_loss = run.record(self, batch, i, amp_loss)
+        self._note_losses(erm_loss / run.times_counted(self, batch), amp_loss / run.times_counted(self))
         if is_last:
             run.batch = None
         return amp_loss
@@ -95,7 +96,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
             num_items_in_batch = run.watched(self, inputs, num_items_in_batch)
         loss = super().training_step(model, inputs, num_items_in_batch)
         run.note_items(self, num_items_in_batch)
-        self._note_loss(loss, run.times_counted())
+        self._note_losses(loss / run.times_counted(self))
         return loss
 
     def find_perturbation(self, perturbation: Perturbation, ascent_pass: Callable[[], Tensor | float]) -> None:
@@ -125,7 +126,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
             losses = self._ascent_passes(model, ascent, is_clean)
             fold_gradients(run.twins)
             if is_clean:
-                batch.erm_losses = ascent.parts(losses, len(batch.micro_batches))
+                batch.erm_losses, batch.passes = ascent.parts(losses, len(batch.micro_batches)), len(losses)
             return passes.loss_scale(self.accelerator)
 
         with passes.gradients_set_aside(batch.parameters):

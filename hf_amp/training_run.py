@@ -161,6 +161,17 @@ class TrainingRun:
             self._ignores_items = True
             self.say(support.LOSS_IGNORES_NUM_ITEMS.format(type(trainer.model).__name__))
 
-    def times_counted(self) -> int:
-        """How many times too large the loss of a step is beside that of an evaluation: 1 where it is right."""
-        return max(1, len(self.window)) if self._ignores_items else 1
+    def times_counted(self, trainer: Any, batch: Batch | None = None) -> float:
+        """How many times too large a step's loss is beside that of an evaluation; of a batch: its loss at θ.
+
+        1, unless the model's loss ignores the number of items: then each pass counts in full.
+        """
+        if not self._ignores_items:
+            return 1
+        if batch is None or batch.erm_losses is None:
+            return max(1, len(self.window))
+        if not batch.by_itself:
+            return batch.passes
+        # Its weight is right; what `Trainer` multiplies by the number of processes is not, with a Δ for each.
+        is_apart = trainer.amp_settings.scope == "micro_batch" and trainer.args.average_tokens_across_devices
+        return 1 / trainer.accelerator.num_processes if is_apart else 1

@@ -306,6 +306,21 @@ def test_a_loss_that_grows_with_the_micro_batches_does_not_hide_the_gap(tmp_path
     assert found[1][: first + 1] == pytest.approx(found[0][: first + 1], abs=1e-3)  # plain steps until there
 
 
+@pytest.mark.parametrize("options", [{}, {"amp_scope": "micro_batch"}, {"amp_ascent_fraction": 0.5}], ids=str)
+def test_nor_does_it_in_perturbed_steps(tmp_path, monkeypatch, options):
+    """The losses of the first step, at a given radius, beside those of a model whose losses are right."""
+    monkeypatch.setattr(AMPTrainer, "amp_epsilon", 0.05)
+    found = []
+    for model in (tiny_model(width=32), tiny_model(Ignoring, width=32)):
+        noted = []
+        monkeypatch.setattr(RadiusCallback, "add", lambda self, *losses, _n=noted: _n.append(losses))
+        split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 1}
+        overfitting_trainer(tmp_path, model=model, amp_inner_lr=1e6, **split, **options).train()
+        found.append([sum(float(losses[i]) for losses in noted) for i in (0, 2)])
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+    assert found[0][1] > 0.01
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

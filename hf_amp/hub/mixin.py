@@ -24,10 +24,7 @@ from hf_amp.hub.upload.background import BackgroundPushes, copy_model
 
 logger = logging.get_logger(__name__)
 
-_REMEDY = (
-    "or train with hub_check=False in `AMPTrainingArguments`, or with HF_HUB_OFFLINE=1 and push later with "
-    "`python -m hf_amp.push`"
-)
+_REMEDY = "or train with hub_check=False (AMPTrainingArguments), or HF_HUB_OFFLINE=1 and `python -m hf_amp.push` later"
 
 
 class PublishingMixin(CardSectionMixin):
@@ -79,10 +76,7 @@ class PublishingMixin(CardSectionMixin):
         args, repo_id = self.args, repo_id_of(self)
         if is_offline_mode():
             self.hub_model_id = repo_id
-            logger.warning(
-                f"Offline mode is on: nothing is pushed to {repo_id} while training. Push later with "
-                f"`{self._later_command()}`."
-            )
+            logger.warning(f"Offline mode: nothing is pushed to {repo_id} now. Push later: `{self._later_command()}`.")
             return
         if not getattr(args, "hub_check", True):
             super().init_hf_repo(token, **({} if private is None else {"private": private}))  # new in transformers
@@ -136,12 +130,11 @@ class PublishingMixin(CardSectionMixin):
         """
         with self._card_kept(Path(output_dir or str(self.args.output_dir)) / CARD_NAME), self._token_set_aside():
             super().save_model(output_dir, _internal_call=True)
-        if not self.args.push_to_hub or _internal_call:
-            return
-        if is_offline_mode():  # said at the start
-            self.create_model_card()
-        else:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+        if self.args.push_to_hub and not _internal_call:
+            if is_offline_mode():  # said at the start
+                self.create_model_card()
+            else:
+                self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     @contextmanager
     def _token_set_aside(self) -> Iterator[None]:
