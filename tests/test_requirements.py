@@ -1,4 +1,4 @@
-"""What is imported is declared in pyproject.toml, even where something else brings it."""
+"""pyproject.toml declares what is imported, even where something else brings it; its README holds on a package page."""
 
 import ast
 import re
@@ -10,7 +10,8 @@ import pytest
 tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 # Where a distribution has another name than its module.
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "xdist": "pytest-xdist", "yaml": "pyyaml"}
 CORE = [*ROOT.glob("hf_amp/*.py"), *ROOT.glob("hf_amp/hub/**/*.py"), *ROOT.glob("hf_amp/models/*.py")]
@@ -53,3 +54,15 @@ def test_examples_and_tests_need_the_extras_that_are_named_for_them():
     others = {*(ROOT / "examples").rglob("*.py"), *(ROOT / "tests").rglob("*.py")} - with_libraries
     assert imported(others) <= declared("vision", "test")
     assert imported(with_libraries) <= declared("vision", "test", "integrations")
+
+
+def test_a_package_page_has_no_link_into_the_repository():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for rule in PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        assert re.search(rule["pattern"], readme), rule
+        readme = re.sub(rule["pattern"], rule["replacement"], readme)
+    links = re.findall(r"\]\(([^)]*)\)", readme) + re.findall(r"(?m)^\[[^\]]+\]: (.*)$", readme)
+    assert len(links) > 1
+    assert all(link.startswith("https://") for link in links), links
+    assert "![" not in readme
+    assert "][" not in readme
