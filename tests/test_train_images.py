@@ -119,6 +119,8 @@ def test_labels_of_others_are_trained_on_reported_and_recorded(tmp_path, capsys)
     assert "60 training with labels of people.csv:worst, 25.0% of which differ" in capsys.readouterr().out
     card = (tmp_path / "out" / "seed_42" / "README.md").read_text()
     assert "The training labels are those of people.csv:worst, not the data set's own." in card
+    assert "| training labels | 25.0% are not the data set's own |" in card
+    assert "label noise" not in card
     own = classify(tmp_path / "own", *flags[:2], *flags[4:], base=MINE)
     assert own["settings"]["train images"] != results["settings"]["train images"]
     assert own["settings"]["test images"] == results["settings"]["test images"]

@@ -67,8 +67,9 @@ def describe_data(data: DataArguments, tested_on: str, counts: Mapping[str, int]
     facts = {
         "data": ", ".join(f"{count:,} {split}" for split, count in counts.items()) + " images",
         "augmentation": str(data.augmentation),
-        "label noise": f"{data.label_noise:.0%} of the training labels",
     }
+    if data.train_labels is None:
+        facts["label noise"] = f"{data.label_noise:.0%} of the training labels"
     if data.coarse_labels:
         facts["labels"] = "the 20 coarse ones"
     config = known.config if hub_id and known else None
@@ -124,7 +125,10 @@ def image_facts(
 
 
 def _measured(results: Mapping[str, Any]) -> dict[str, str]:
+    labels = results["label_noise"]
+    given = f"{labels['changed'] / labels['of']:.1%} are not the data set's own"
     return {
+        **({"training labels": given} if "labels_of" in labels else {}),
         "seconds of training": f"{results['seconds']:.1f}",
         "sharpness at the end": f"{results['sharpness']:.4f}: rise of the training loss along its gradient, to the "
         f"sphere of radius {results['sharpness_radius']:g} around all parameters together",
