@@ -91,6 +91,15 @@ def radius_case(**common):
     return {**case, "settings": settings | {"num_train_epochs": 30} | BOTH}
 
 
+def ignored_items_cases():
+    """The same trainings by a model that ignores the number of items, and by one without; Adam sees no difference."""
+    unscaled = {"max_grad_norm": 0.0, "amp_inner_lr": 1e6, "num_train_epochs": 10}
+    for scope in SCOPES:
+        for model in ("ignores", "tiny"):
+            case = radius_case(name=f"radius-{model}-{scope}", model=model)
+            yield {**case, "settings": case["settings"] | unscaled | {"amp_scope": scope}}
+
+
 def as_one_process(cases):
     kept = [{k: v for k, v in c["settings"].items() if k != "gradient_accumulation_steps"} | WHOLE for c in cases]
     return [
@@ -169,6 +178,7 @@ def two_processes(tmp_path_factory):
         share_case(),
         share_case(name="share-counts", model="counts"),
         radius_case(),
+        *ignored_items_cases(),
         *ddp_cases(),
     ]
     return launch(accelerate("two_cpu_processes.yaml"), cases, tmp_path_factory.mktemp("launch") / "two")
@@ -221,6 +231,16 @@ def test_two_processes_follow_overfitting_as_one_does(two_processes, one_process
     for process in two_processes["radius"]:
         assert [entry["amp_epsilon"] for entry in process["logs"]] == pytest.approx(radii, abs=1e-5)
         assert difference(process, one_process["radius"][0]) <= 1e-4  # losses are summed in float32
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_loss_that_grows_with_the_processes_does_not_change_the_radius(two_processes, scope):
+    ignores, tiny = (
+        [entry["amp_epsilon"] for entry in two_processes[f"radius-{model}-{scope}"][0]["logs"]]
+        for model in ("ignores", "tiny")
+    )
+    assert ignores == pytest.approx(tiny, abs=1e-3)
+    assert max(tiny) > 0.02
 
 
 def test_each_process_has_its_own_delta_in_scope_micro_batch(two_processes):

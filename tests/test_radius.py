@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from test_trainer import assert_identical
-from tiny import Points, TinyModel, amp_trainer, largest_difference, logs_of, parameters_of, tiny_model
+from tiny import ModelThatIgnores, Points, amp_trainer, largest_difference, logs_of, parameters_of, tiny_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_amp import AMPTrainer, AMPTrainingArguments
@@ -284,24 +284,15 @@ def test_a_held_out_loss_that_is_not_finite_changes_nothing(tmp_path):
     assert radii(trainer)[5] > 0
 
 
-class Ignoring(TinyModel):
-    """Takes the number of items and ignores it, as most heads of transformers do."""
-
-    accepts_loss_kwargs = True
-
-    def forward(self, x, labels=None, **kwargs):
-        return super().forward(x, labels)
-
-
 def test_a_loss_that_grows_with_the_micro_batches_does_not_hide_the_gap(tmp_path, caplog):
     found = []
-    for model in (tiny_model(width=32), tiny_model(Ignoring, width=32)):
+    for model in (tiny_model(width=32), tiny_model(ModelThatIgnores, width=32)):
         caplog.clear()
         trainer = overfitting_trainer(tmp_path, model=model, gradient_accumulation_steps=3)
         with caplog.at_level("WARNING"):
             trainer.train()
         found.append(radii(trainer))
-    assert "Ignoring takes `num_items_in_batch` but its loss ignores it" in caplog.text
+    assert "ModelThatIgnores takes `num_items_in_batch` but its loss ignores it" in caplog.text
     first = next(epoch for epoch, radius in enumerate(found[0]) if radius > 0)
     assert found[1][: first + 1] == pytest.approx(found[0][: first + 1], abs=1e-3)  # plain steps until there
 
@@ -311,7 +302,7 @@ def test_nor_does_it_in_perturbed_steps(tmp_path, monkeypatch, options):
     """The losses of the first step, at a given radius, beside those of a model whose losses are right."""
     monkeypatch.setattr(AMPTrainer, "amp_epsilon", 0.05)
     found = []
-    for model in (tiny_model(width=32), tiny_model(Ignoring, width=32)):
+    for model in (tiny_model(width=32), tiny_model(ModelThatIgnores, width=32)):
         noted = []
         monkeypatch.setattr(RadiusCallback, "add", lambda self, *losses, _n=noted: _n.append(losses))
         split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 1}

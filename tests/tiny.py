@@ -54,6 +54,15 @@ class TinyModel(PreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
+class ModelThatIgnores(TinyModel):
+    """Takes the number of items and ignores it, as most heads of transformers do."""
+
+    accepts_loss_kwargs = True
+
+    def forward(self, x, labels=None, **kwargs):
+        return super().forward(x, labels)
+
+
 class ModelThatCounts(TinyModel):
     """Uses `num_items_in_batch` as it is meant, so that micro-batches of any size add up."""
 

@@ -3,7 +3,7 @@
 Usage: train_cases.py CASES.json OUTPUT_DIR. Each case has a `name` and may have
 
     settings     of the training arguments
-    model        "tiny", "counts", "bad", or "llama", a language model; config, dtype: of the model
+    model        "tiny", "counts", "ignores", "bad", or "llama", a language model; config, dtype: of the model
     trainer      "amp" or "plain"
     samples      number of training samples
     held_out     number of samples to evaluate on
@@ -35,7 +35,7 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from accelerate.state import PartialState
 from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs, DistributedType
-from tiny import ModelThatCounts, Points, TinyModel, Tokens, amp_trainer, tiny_llama, tiny_model
+from tiny import ModelThatCounts, ModelThatIgnores, Points, TinyModel, Tokens, amp_trainer, tiny_llama, tiny_model
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
 from torch.distributed.tensor import DTensor
@@ -58,7 +58,7 @@ class BadInOneProcess(TinyModel):
         return output
 
 
-MODELS = {"tiny": TinyModel, "counts": ModelThatCounts, "bad": BadInOneProcess}
+MODELS = {"tiny": TinyModel, "counts": ModelThatCounts, "bad": BadInOneProcess, "ignores": ModelThatIgnores}
 
 
 class Between(TrainerCallback):
