@@ -21,7 +21,8 @@ LARGEST = 0.5
 NARROW_GAP, WIDE_GAP = 0.1, 0.3
 EVALUATIONS = 3
 FIRST, GROWTH = 0.03, 10.0
-SHARE_OF_LEARNT = 0.4
+LEAST_SHARE, LARGEST_SHARE = 0.1, 1.0
+MORE, LESS = 3.0, 2.0
 NO_EVALUATION = (
     "`amp_epsilon` is not set, so the radius follows how far the training over-fits, and nothing is evaluated while it "
     "trains: every step is a plain one, as with Trainer. Pass `eval_dataset` and eval_strategy='epoch', or choose a "
@@ -53,22 +54,41 @@ def radius_for(training_loss: float, held_out_losses: Sequence[float], loss_at_s
     return LARGEST * min(1.0, max(0.0, (gap - NARROW_GAP) / (WIDE_GAP - NARROW_GAP)))
 
 
-def limit_for(training_loss: float, loss_at_start: float, tried: float, slope: float) -> float:
-    """Return the largest radius that takes back no more than four tenths of what was learnt, as far as that is known.
+def share_for(share: float, training_losses: tuple[float, float], held_out_losses: Sequence[float]) -> float:
+    """Return the share of what was learnt that the next perturbation may take back, in [0.1, 1].
+
+    It is small while what is learnt holds for held-out data, too: half as large after each evaluation with a new lowest
+    loss. It is three times as large after one without, while the training loss goes on falling: what is learnt now is
+    learnt by heart. Where both losses are worse than before, the perturbation undoes the training: a third.
+
+    Args:
+        share: so far.
+        training_losses: before and after the last evaluation but one.
+        held_out_losses: the last ones; the newest is the last.
+    """
+    *before, now = held_out_losses
+    if not before:
+        return share
+    before_loss, loss = training_losses
+    factor = 1 / LESS if now < min(before) else MORE if loss < before_loss else 1 / MORE
+    return min(LARGEST_SHARE, max(LEAST_SHARE, factor * share))
+
+
+def limit_for(learnt: float, share: float, tried: float, slope: float) -> float:
+    """Return the largest radius that takes back no more than a share of what was learnt, as far as that is known.
 
     What 0.5 is for one network is 0.01 for another: where the loss rises steeply around the weights, as in a small
     transformer, a larger radius undoes the training. So the first radius is a small one, which tells how steeply.
 
     Args:
-        training_loss: at θ, since the evaluation before.
-        loss_at_start: that the training began with; what it lost since then was learnt.
+        learnt: what the training loss is lower by than at the start.
+        share: of it.
         tried: the last radius that was used; 0 if none was.
         slope: what the loss at θ + Δ was higher by, over that radius.
     """
     if not tried:
         return FIRST
-    learnt = max(0.0, loss_at_start - training_loss)
-    return min(GROWTH * tried, SHARE_OF_LEARNT * learnt / slope if slope else math.inf)
+    return min(GROWTH * tried, share * max(0.0, learnt) / slope if slope else math.inf)
 
 
 class _Mean:
@@ -101,7 +121,7 @@ class RadiusCallback(TrainerCallback, ExportableState):
     """Sets the radius after each evaluation. `AMPTrainer` has one, which counts while `amp_epsilon` is None.
 
     The trainer tells it the losses of every step. Their means since the evaluation before are compared with the last
-    held-out losses (`radius_for`), and with each other (`limit_for`). Checkpoints hold its state, so that a training
+    held-out losses (`radius_for`, `share_for`), and with each other (`limit_for`). Checkpoints hold its state, so that a training
     that is resumed has the radii of one that was never stopped; a new training begins at 0.
 
     Attributes:
@@ -122,6 +142,7 @@ class RadiusCallback(TrainerCallback, ExportableState):
     def _begin(self, **stored: Any) -> None:
         self.value, self.largest = stored.get("value", 0.0), stored.get("largest", 0.0)
         self._tried, self._slope = stored.get("tried", 0.0), stored.get("slope", 0.0)
+        self._share, self._training_loss = stored.get("share", LEAST_SHARE), stored.get("training_loss", 0.0)
         self._held_out = list(stored.get("held_out", ()))
         self._start, self._recent, self._rise = (_Mean(**stored.get(name, {})) for name in ("start", "recent", "rise"))
         self._step: int | None = None
@@ -171,10 +192,12 @@ class RadiusCallback(TrainerCallback, ExportableState):
             if self.value:
                 self._slope, self._tried = max(0.0, rise) / self.value, self.value
         if math.isfinite(loss):
+            self._share = share_for(self._share, (self._training_loss, training_loss), [*self._held_out, loss])
+            self._training_loss = training_loss
             self._held_out = [*self._held_out, loss][-EVALUATIONS:]
             start = self._start.collect()
             wanted = radius_for(training_loss, self._held_out, start)
-            self.value = min(wanted, limit_for(training_loss, start, self._tried, self._slope))
+            self.value = min(wanted, limit_for(start - training_loss, self._share, self._tried, self._slope))
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Bring the sums to the host before a checkpoint, which one process alone writes."""
@@ -188,7 +211,7 @@ class RadiusCallback(TrainerCallback, ExportableState):
         """Return what a checkpoint holds."""
         own = {"value": self.value, "largest": self.largest, "held_out": self._held_out}
         means = {"start": self._start.state(), "recent": self._recent.state(), "rise": self._rise.state()}
-        own |= {"slope": self._slope, "tried": self._tried}
+        own |= {"slope": self._slope, "tried": self._tried, "share": self._share, "training_loss": self._training_loss}
         return {"args": {}, "attributes": {**own, **means}}
 
 

@@ -9,7 +9,7 @@ from tiny import ModelThatIgnores, Points, amp_trainer, largest_difference, logs
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_amp import AMPTrainer, AMPTrainingArguments
-from hf_amp.radius import FIRST, RadiusCallback, limit_for, radius_for
+from hf_amp.radius import FIRST, RadiusCallback, limit_for, radius_for, share_for
 
 # Random labels of 24 points: they can only be learnt by heart.
 OVERFITS = {
@@ -55,23 +55,40 @@ def test_the_radius_grows_with_the_gap_in_units_of_the_loss_at_the_start(trainin
 
 
 @pytest.mark.parametrize(
-    ("training", "start", "tried", "slope", "limit"),
+    ("learnt", "share", "tried", "slope", "limit"),
     [
-        (1.0, 2.0, 0.0, 0.0, 0.03),  # nothing is known yet
-        (1.0, 2.0, 0.03, 2.0, 0.2),  # four tenths of what was learnt, 1.0
-        (1.0, 2.0, 0.03, 20.0, 0.02),
-        (1.0, 2.0, 0.03, 0.0, 0.3),  # ten times as much as was tried, at most
-        (2.1, 2.0, 0.03, 2.0, 0.0),
+        (1.0, 0.4, 0.0, 0.0, 0.03),  # nothing is known yet
+        (1.0, 0.4, 0.03, 2.0, 0.2),
+        (1.0, 0.4, 0.03, 20.0, 0.02),
+        (1.0, 0.4, 0.03, 0.0, 0.3),  # ten times as much as was tried, at most
+        (-0.1, 0.4, 0.03, 2.0, 0.0),
     ],
 )
-def test_the_radius_is_limited_by_what_it_takes_back(training, start, tried, slope, limit):
-    assert limit_for(training, start, tried, slope) == pytest.approx(limit)
+def test_the_radius_is_limited_by_what_it_takes_back(learnt, share, tried, slope, limit):
+    assert limit_for(learnt, share, tried, slope) == pytest.approx(limit)
+
+
+@pytest.mark.parametrize(
+    ("share", "training_losses", "held_out_losses", "next_share"),
+    [
+        (0.1, (2.0, 1.0), [3.0], 0.1),  # the first evaluation tells nothing
+        (0.4, (2.0, 1.0), [3.0, 2.9], 0.2),  # a new lowest loss
+        (0.4, (2.0, 2.1), [3.0, 2.9], 0.2),
+        (0.2, (2.0, 1.0), [3.0, 2.8, 2.9], 0.6),  # learnt by heart
+        (0.6, (2.0, 2.1), [2.8, 3.0, 2.9], 0.2),  # undone
+        (0.12, (2.0, 1.0), [3.0, 2.9], 0.1),
+        (0.9, (2.0, 1.0), [3.0, 3.0], 1.0),
+    ],
+)
+def test_the_share_grows_while_more_is_learnt_by_heart(share, training_losses, held_out_losses, next_share):
+    assert share_for(share, training_losses, held_out_losses) == pytest.approx(next_share)
 
 
 def test_each_evaluation_sets_the_radius_of_the_steps_that_follow(tmp_path):
     trainer = overfitting_trainer(tmp_path, logging_steps=1, logging_strategy="steps")
     trainer.train()
     losses, held_out, expected, start, rises, tried, slope = [], [], [0.0], [], [], 0.0, 0.0
+    share, before = 0.1, 0.0
     for entry in trainer.state.log_history:
         if "loss" in entry:
             losses.append(entry.get("erm_loss", entry["loss"]))
@@ -85,7 +102,8 @@ def test_each_evaluation_sets_the_radius_of_the_steps_that_follow(tmp_path):
             if expected[-1]:
                 tried, slope = expected[-1], sum(rises) / len(rises) / expected[-1]
             rises = []
-            limit = limit_for(mean, began, tried, slope)
+            share, before = share_for(share, (before, mean), held_out[-4:]), mean
+            limit = limit_for(began - mean, share, tried, slope)
             expected.append(min(radius_for(mean, held_out[-3:], began), limit))
     assert expected[1] == 0.0
     assert any(0.0 < radius < 0.5 for radius in expected)
