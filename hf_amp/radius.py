@@ -1,7 +1,7 @@
 """The radius ε that nobody has to choose: as large as the training over-fits, and 0 while it does not."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,17 +12,12 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
+from hf_amp.radius_rule import EVALUATIONS, LEAST_SHARE, limit_for, radius_for, share_for
 from hf_amp.third_party import is_of
 from hf_amp.training_args import AMPSettings
 
 logger = logging.get_logger(__name__)
 
-LARGEST = 0.5
-NARROW_GAP, WIDE_GAP = 0.1, 0.3
-EVALUATIONS = 3
-FIRST, GROWTH = 0.03, 10.0
-LEAST_SHARE, LARGEST_SHARE = 0.1, 1.0
-MORE, LESS = 3.0, 2.0
 NO_EVALUATION = (
     "`amp_epsilon` is not set, so the radius follows how far the training over-fits, and nothing is evaluated while it "
     "trains: every step is a plain one, as with Trainer. Pass `eval_dataset` and eval_strategy='epoch', or choose a "
@@ -40,55 +35,6 @@ OTHER_BATCHES = (
 )
 _STEPS_OF_START = 4
 _TrainerBehind = Trainer if TYPE_CHECKING else object
-
-
-def radius_for(training_loss: float, held_out_losses: Sequence[float], loss_at_start: float) -> float:
-    """Return the radius for a training loss, the last held-out losses, and the loss that the training began with.
-
-    The gap is that between the training loss and the lowest of the held-out losses, since one evaluation, or two, may
-    come out badly where nothing is over-fitted (batch norm at a high learning rate). While it is less than a tenth of
-    the loss at the start, it is the ordinary one of a network that still learns: the radius is 0. From there it grows
-    in proportion to the gap, to 0.5, the radius of the paper's authors, where the gap is three tenths or more.
-    """
-    gap = (min(held_out_losses) - training_loss) / loss_at_start if loss_at_start > 0 else 0.0
-    return LARGEST * min(1.0, max(0.0, (gap - NARROW_GAP) / (WIDE_GAP - NARROW_GAP)))
-
-
-def share_for(share: float, training_losses: tuple[float, float], held_out_losses: Sequence[float]) -> float:
-    """Return the share of what was learnt that the next perturbation may take back, in [0.1, 1].
-
-    It is small while what is learnt holds for held-out data, too: half as large after each evaluation with a new lowest
-    loss. It is three times as large after one without, while the training loss goes on falling: what is learnt now is
-    learnt by heart. Where both losses are worse than before, the perturbation undoes the training: a third.
-
-    Args:
-        share: so far.
-        training_losses: before and after the last evaluation but one.
-        held_out_losses: the last ones; the newest is the last.
-    """
-    *before, now = held_out_losses
-    if not before:
-        return share
-    before_loss, loss = training_losses
-    factor = 1 / LESS if now < min(before) else MORE if loss < before_loss else 1 / MORE
-    return min(LARGEST_SHARE, max(LEAST_SHARE, factor * share))
-
-
-def limit_for(learnt: float, share: float, tried: float, slope: float) -> float:
-    """Return the largest radius that takes back no more than a share of what was learnt, as far as that is known.
-
-    What 0.5 is for one network is 0.01 for another: where the loss rises steeply around the weights, as in a small
-    transformer, a larger radius undoes the training. So the first radius is a small one, which tells how steeply.
-
-    Args:
-        learnt: what the training loss is lower by than at the start.
-        share: of it.
-        tried: the last radius that was used; 0 if none was.
-        slope: what the loss at θ + Δ was higher by, over that radius.
-    """
-    if not tried:
-        return FIRST
-    return min(GROWTH * tried, share * max(0.0, learnt) / slope if slope else math.inf)
 
 
 class _Mean:
@@ -121,8 +67,8 @@ class RadiusCallback(TrainerCallback, ExportableState):
     """Sets the radius after each evaluation. `AMPTrainer` has one, which counts while `amp_epsilon` is None.
 
     The trainer tells it the losses of every step. Their means since the evaluation before are compared with the last
-    held-out losses (`radius_for`, `share_for`), and with each other (`limit_for`). Checkpoints hold its state, so that a training
-    that is resumed has the radii of one that was never stopped; a new training begins at 0.
+    held-out losses and with each other, see `hf_amp.radius_rule`. Checkpoints hold its state, so that a training that
+    is resumed has the radii of one that was never stopped; a new training begins at 0.
 
     Attributes:
         value: the present radius ε, in [0, 0.5].

@@ -9,7 +9,8 @@ from tiny import ModelThatIgnores, Points, amp_trainer, largest_difference, logs
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_amp import AMPTrainer, AMPTrainingArguments
-from hf_amp.radius import FIRST, RadiusCallback, limit_for, radius_for, share_for
+from hf_amp.radius import RadiusCallback
+from hf_amp.radius_rule import FIRST, limit_for, radius_for, share_for
 
 # Random labels of 24 points: they can only be learnt by heart.
 OVERFITS = {

@@ -11,7 +11,7 @@ from kinds import KINDS
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_amp.radius import FIRST
+from hf_amp.radius_rule import FIRST
 
 EVENTS = [name for name in vars(TrainerCallback) if name.startswith("on_") and name != "on_init_end"]
 
