@@ -37,6 +37,12 @@ _STEPS_OF_START = 4
 _TrainerBehind = Trainer if TYPE_CHECKING else object
 
 
+def _finite(loss: Tensor) -> Tensor:
+    """A loss to add up, in float32 at least; what is not finite counts as 0, as in the loss that `Trainer` logs."""
+    wide = loss.detach().to(torch.promote_types(loss.dtype, torch.float32))
+    return torch.nan_to_num(wide, posinf=0.0, neginf=0.0)
+
+
 class _Mean:
     """Mean of a loss over optimizer steps and processes, summed on the device."""
 
@@ -104,10 +110,10 @@ class RadiusCallback(TrainerCallback, ExportableState):
         """
         is_new_step, self._step = step != self._step, step
         self.largest = max(self.largest, self.value)
-        loss = torch.nan_to_num(loss.detach().float(), posinf=0.0, neginf=0.0)
+        loss = _finite(loss)
         self._recent.add(loss, is_new_step)
         if rise is not None:
-            self._rise.add(torch.nan_to_num(rise.detach().float(), posinf=0.0, neginf=0.0), is_new_step)
+            self._rise.add(_finite(rise), is_new_step)
         if is_new_step:
             self._is_start = self._start.steps < _STEPS_OF_START
         if self._is_start:
