@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 from commands import EXAMPLES, load_example
+from tiny_images import image_split, own_cache, write_parquet
 
 
 @pytest.fixture
@@ -72,6 +73,29 @@ def test_a_task_is_trained_in_every_way_and_never_again(grid, tmp_path, monkeypa
         name: task["rows"] for name, task in content["tasks"].items()
     }
     assert (tmp_path / "default_radius.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_images_without_a_test_split_are_tested_on_their_validation_split(grid, tmp_path, monkeypatch):
+    import default_radius_tasks as tasks
+
+    own_cache(monkeypatch, tmp_path / "cache")
+    splits = {
+        "train": image_split(40, classes=10, size=(32, 32)),
+        "validation": image_split(12, classes=10, size=(32, 32)),
+    }
+    write_parquet(tmp_path / "data" / "svhn-small", **splits)
+    name = "svhn_from_cifar10_20epochs_noise0.4"
+    settings = {**tasks.TASKS[name].settings, "num_train_epochs": 2, "per_device_train_batch_size": 16}
+    settings["model_args"] = tasks.network(0.5, (8, 16))
+    small = dataclasses.replace(tasks.TASKS[name], settings=settings, train=30, held_out=10, start=None)
+    monkeypatch.setitem(grid.TASKS, name, small)
+    monkeypatch.setitem(tasks._SIZES, "svhn", 40)
+    words = ["--tasks", name, "--ways", "erm", "default", "--seeds", "0", "--data", str(tmp_path / "data")]
+    task = grid.main([*words, "--output_dir", str(tmp_path / "out")])["tasks"][name]
+    errors = {way: rows["0"]["error"] for way, rows in task["rows"].items()}
+    assert errors.keys() == {"erm", "default"}
+    assert all(round(error * 12 / 100, 2).is_integer() for error in errors.values())  # of the 12 validation images
 
 
 def test_tasks_without_their_images_are_refused(grid, capsys):
