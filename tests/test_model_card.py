@@ -157,6 +157,9 @@ def test_an_untouched_card_moves_to_another_place():
     moved = moved_to(card, "lab/m2")
     assert 'load("lab/m2")  # "user/more" and user/m' in moved
     assert is_untouched(moved)
+    assert "\n# m2\n" in moved
+    assert ModelCard(moved).data.model_name == "m2"
+    assert ModelCard(moved_to(moved, "m3")).data.model_name == "m3"
     assert moved_to(moved, "lab/m2") == moved
     changed = card + "mine"
     assert moved_to(changed, "lab/m2") == changed

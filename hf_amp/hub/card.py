@@ -217,11 +217,15 @@ def is_generated(card: str) -> bool:
 
 
 def moved_to(card: str, repo_id: str) -> str:
-    """Return an untouched card for another place on the Hub: the code in it loads from there."""
+    """Return an untouched card for another place on the Hub: the code in it loads from there, and it is named so."""
     found = _SEAL.search(card)
     if found is None or not is_untouched(card) or found["repo"] == repo_id:
         return card
-    return seal(card.replace(f'"{found["repo"]}"', f'"{repo_id}"'), repo_id)
+    card = card.replace(f'"{found["repo"]}"', f'"{repo_id}"')
+    before, name = (place.rpartition("/")[2] for place in (found["repo"], repo_id))
+    card = card.replace(f"\n# {before}\n", f"\n# {name}\n", 1)
+    card = re.sub(rf'^- name: "?{re.escape(before)}"?$', f'- name: "{name}"', card, count=1, flags=re.MULTILINE)
+    return seal(card, repo_id)
 
 
 def _digest(text: str) -> str:
