@@ -105,6 +105,9 @@ def test_studies_with_labels_of_people_run_when_shortened(tmp_path, monkeypatch,
         [str(tmp_path / "cifar10n_b_worst"), "--output_dir", str(tmp_path)]
     )
     assert (study["regime"], study["labels"], len(study["rows"])) == ("b", "worst", len(rows))
+    passes = {row["label"]: row["passes"]["0"] for row in study["rows"]}
+    assert (passes["ERM"], passes["ERM (num_train_epochs=40)"], passes["Label smoothing"]) == (2, 40, 2)
+    assert passes["AMP (amp_epsilon=0.5)"] == passes["SAM"] == 4
     table = capsys.readouterr().out
     mean = 100 * rows["AMP"]["summary"]["last"]["error_rate"]["mean"]
     assert f"| worst | b | AMP, nothing set | 1 | {mean:.2f} | " in table
@@ -157,6 +160,8 @@ def test_changes_by_the_default_radius_are_those_of_its_rows(monkeypatch):
         errors = {way: f"{error:.1f}" for way, error in summary["errors"].items()}
         assert f"{errors['erm']} → {errors['default']} ({errors.get('0.5', '–')})" in results, name
         assert summary["harms"] == (name == "text_20epochs_noise0"), name
+    cheap = [f"{task['summary']['errors']['cheap']:.1f}" for task in tasks.values() if "cheap" in task["rows"]]
+    assert f"{', '.join(cheap[:-1])} and {cheap[-1]} %" in results
     assert f"{len(tasks)} of {len(grid.TASKS)}" in results.replace("\n", " ")
     assert (EVIDENCE / "figures" / "default_radius.md").read_text() == f"{grid.table(tasks)}\n"
     readme = (EXAMPLES.parent / "README.md").read_text().partition("## When it helps")[2].partition("- **")[0]
