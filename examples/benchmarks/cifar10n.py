@@ -60,7 +60,6 @@ def row_of(row, folder):
         "label": row["label"],
         "settings": row["settings"],
         "test": row["test"],
-        "seconds": {seed: run["seconds"] for seed, run in runs.items()},
         "training_loss": {seed: points[-1].get("erm_loss", points[-1]["loss"]) for seed, points in curves.items()},
         "radii": {seed: [point.get("amp_epsilon") for point in points] for seed, points in curves.items()},
         "passes": {
