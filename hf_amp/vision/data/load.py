@@ -58,26 +58,32 @@ def load_image_dataset(
     name, path = name_and_path(name, path)
     name = canonical_name(name)
     _check_arguments(name, coarse_labels, extra, validation_fraction, max_train_samples)
-    if name == "digits" and path is None:
-        splits = from_scikit_learn()
-    else:
-        known = CATALOGUE.get(name)
-        wanted = ("train", "validation", "test") + (("extra",) if extra else ())
-        if path is None:
-            hub_id, config = (known.hub_id or name, known.config) if known else (name, None)
-            raw = from_hub(hub_id, config)
-        else:
-            raw = from_path(path, known.config if known else None, wanted)
-        _check_names(raw, validation_fraction, source=str(path or name))
-        raw = DatasetDict({split: raw[split] for split in wanted if split in raw})
-        label = "coarse_label" if coarse_labels else (known.label if known else None)
-        splits = uniform_columns(raw, label, source=str(path or name))
+    splits = _read(name, path, coarse_labels, extra, validation_fraction)
     splits = _join_extra(splits, extra, name)
     _check_splits(splits, validation_fraction, source=str(path or name))
     say_missing_classes(splits, source=str(path or name))
     if train_labels is not None:
         splits["train"] = with_labels_of(splits["train"], train_labels)
     return _cut(splits, validation_fraction, max_train_samples, seed)
+
+
+def _read(
+    name: str, path: str | os.PathLike[str] | None, coarse_labels: bool, extra: bool, validation_fraction: float
+) -> DatasetDict:
+    """The splits as they lie on the Hub or at `path`, with columns `image` and `label`."""
+    if name == "digits" and path is None:
+        return from_scikit_learn()
+    known = CATALOGUE.get(name)
+    wanted = ("train", "validation", "test") + (("extra",) if extra else ())
+    if path is None:
+        hub_id, config = (known.hub_id or name, known.config) if known else (name, None)
+        raw = from_hub(hub_id, config)
+    else:
+        raw = from_path(path, known.config if known else None, wanted)
+    _check_names(raw, validation_fraction, source=str(path or name))
+    raw = DatasetDict({split: raw[split] for split in wanted if split in raw})
+    label = "coarse_label" if coarse_labels else (known.label if known else None)
+    return uniform_columns(raw, label, source=str(path or name))
 
 
 def _check_arguments(
