@@ -250,5 +250,6 @@ if __name__ == "__main__":
         else:
             run(case, output)
     if dist.is_initialized():  # gloo's threads may abort a process that ends before its groups are destroyed
+        dist.barrier()  # or while the others still use them
         gc.collect()  # trainers refer to themselves, and to groups
         dist.destroy_process_group()

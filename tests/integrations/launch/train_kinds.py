@@ -35,5 +35,6 @@ if __name__ == "__main__":
     for case in json.loads(Path(sys.argv[1]).read_text()):
         run(case, output)
     if dist.is_initialized():
+        dist.barrier()  # gloo may abort a process that ends while the others still use its groups
         gc.collect()  # trainers refer to groups
         dist.destroy_process_group()
