@@ -33,6 +33,12 @@ OTHER_BATCHES = (
     "negatives grows with the batch, and batches have {} samples in training and {} in evaluation: make "
     "`per_device_eval_batch_size` the same, or choose a constant radius, such as amp_epsilon=0.1."
 )
+REGRESSION = (
+    "`amp_epsilon` is not set, and the labels are continuous ({}): the rule for the radius is made for classes, and a "
+    "squared error gets worse by it. Every step is a plain one, as with Trainer. To perturb all the same, choose a "
+    "constant radius, such as amp_epsilon=0.003; if the labels do stand for classes, say so in "
+    "`model.config.problem_type`."
+)
 _STEPS_OF_START = 4
 _TrainerBehind = Trainer if TYPE_CHECKING else object
 
@@ -80,6 +86,7 @@ class RadiusCallback(TrainerCallback, ExportableState):
         value: the present radius ε, in [0, 0.5].
         largest: the largest radius that a step of this training had.
         trainer: which says what loss of an evaluation is followed; None before its first step.
+        stays_plain: the radius stays 0, since this is a regression.
     """
 
     @classmethod
@@ -89,11 +96,13 @@ class RadiusCallback(TrainerCallback, ExportableState):
 
     def __init__(self) -> None:
         self.trainer: RadiusMixin | None = None
+        self.stays_plain = False
         self._begin()
 
     def _begin(self, **stored: Any) -> None:
         self.value, self.largest = stored.get("value", 0.0), stored.get("largest", 0.0)
         self._tried, self._slope = stored.get("tried", 0.0), stored.get("slope", 0.0)
+        self._steepest = stored.get("steepest", 0.0)
         self._share, self._training_loss = stored.get("share", LEAST_SHARE), stored.get("training_loss", 0.0)
         self._held_out = list(stored.get("held_out", ()))
         self._start, self._recent, self._rise = (_Mean(**stored.get(name, {})) for name in ("start", "recent", "rise"))
@@ -133,7 +142,7 @@ class RadiusCallback(TrainerCallback, ExportableState):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Set the radius for the steps to come."""
-        if self.trainer is None or not self._recent.steps:
+        if self.trainer is None or self.stays_plain or not self._recent.steps:
             return
         loss = self.trainer.held_out_loss(metrics)
         if loss is None:
@@ -143,13 +152,16 @@ class RadiusCallback(TrainerCallback, ExportableState):
             rise, self._rise = self._rise.collect(), _Mean()
             if self.value:
                 self._slope, self._tried = max(0.0, rise) / self.value, self.value
+                self._steepest = max(self._steepest, self._slope)
         if math.isfinite(loss):
             self._share = share_for(self._share, (self._training_loss, training_loss), [*self._held_out, loss])
             self._training_loss = training_loss
             self._held_out = [*self._held_out, loss][-EVALUATIONS:]
             start = self._start.collect()
             wanted = radius_for(training_loss, self._held_out, start)
-            self.value = min(wanted, limit_for(start - training_loss, self._share, self._tried, self._slope))
+            steepness = self._steepest / start if start > 0 else 0.0
+            limit = limit_for(start - training_loss, self._share, self._tried, self._slope, steepness)
+            self.value = min(wanted, limit)
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Bring the sums to the host before a checkpoint, which one process alone writes."""
@@ -163,7 +175,8 @@ class RadiusCallback(TrainerCallback, ExportableState):
         """Return what a checkpoint holds."""
         own = {"value": self.value, "largest": self.largest, "held_out": self._held_out}
         means = {"start": self._start.state(), "recent": self._recent.state(), "rise": self._rise.state()}
-        own |= {"slope": self._slope, "tried": self._tried, "share": self._share, "training_loss": self._training_loss}
+        own |= {"slope": self._slope, "tried": self._tried, "steepest": self._steepest}
+        own |= {"share": self._share, "training_loss": self._training_loss}
         return {"args": {}, "attributes": {**own, **means}}
 
 
@@ -201,11 +214,27 @@ class RadiusMixin(_TrainerBehind):
         elif is_of(self, "sentence_transformers") and args.eval_batch_size != args.train_batch_size:
             logger.warning(OTHER_BATCHES.format(args.train_batch_size, args.eval_batch_size))
 
-    def _note_losses(self, loss: Tensor, amp_loss: Tensor | None = None) -> None:
+    def _note_losses(self, inputs: Any, loss: Tensor, amp_loss: Tensor | None = None) -> None:
         """Tell the callback what a micro-batch contributes to the losses of its step, at θ and at θ + Δ."""
-        if self.amp_settings.epsilon is None and (radius := RadiusCallback.of(self)) is not None:
+        if self.amp_settings.epsilon is not None or (radius := RadiusCallback.of(self)) is None:
+            return
+        if radius.trainer is None:
             radius.trainer = self
-            radius.add(loss, self.state.global_step, None if amp_loss is None else amp_loss - loss)
+            if (found := self._continuous_labels(inputs)) is not None:
+                radius.stays_plain = True
+                logger.warning(REGRESSION.format(found))
+        radius.add(loss, self.state.global_step, None if amp_loss is None else amp_loss - loss)
+
+    def _continuous_labels(self, inputs: Any) -> str | None:
+        """Say by what a batch that the model has seen is one of a regression; None if it is not."""
+        kind = getattr(getattr(self.model, "config", None), "problem_type", None)
+        if kind is not None:  # models of transformers set it in their first pass
+            return "problem_type='regression'" if kind == "regression" else None
+        named = {name: inputs.get(name) for name in self.label_names} if isinstance(inputs, Mapping) else {}
+        for name, labels in named.items():
+            if isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape[1:].numel() == 1:
+                return f"{name!r}, {labels.dtype}, one for each sample"
+        return None
 
     def held_out_loss(self, metrics: Mapping[str, float]) -> float | None:
         """Return the loss that the radius follows; None if this evaluation has no part in it. Override it to choose.

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 LARGEST = 0.5
 NARROW_GAP, WIDE_GAP = 0.1, 0.3
+SOLVED, LOSS_RATIO, WHERE_SOLVED = 0.1, 2.0, 0.1
 EVALUATIONS = 3
 FIRST, GROWTH = 0.03, 10.0
 LEAST_SHARE, LARGEST_SHARE = 0.1, 1.0
 MORE, LESS = 3.0, 2.0
+STEEP, SHARE_WHERE_STEEP = 5.0, 0.03
 
 
 def radius_for(training_loss: float, held_out_losses: Sequence[float], loss_at_start: float) -> float:
@@ -18,9 +20,17 @@ def radius_for(training_loss: float, held_out_losses: Sequence[float], loss_at_s
     come out badly where nothing is over-fitted (batch norm at a high learning rate). While it is less than a tenth of
     the loss at the start, it is the ordinary one of a network that still learns: the radius is 0. From there it grows
     in proportion to the gap, to 0.5, the radius of the paper's authors, where the gap is three tenths or more.
+
+    Where the training data are all but solved, the loss below a tenth of that at the start, no gap is wide any more: it
+    is at least 0.1 where the held-out loss is more than twice the training loss.
     """
-    gap = (min(held_out_losses) - training_loss) / loss_at_start if loss_at_start > 0 else 0.0
-    return LARGEST * min(1.0, max(0.0, (gap - NARROW_GAP) / (WIDE_GAP - NARROW_GAP)))
+    if loss_at_start <= 0:
+        return 0.0
+    lowest = min(held_out_losses)
+    gap = (lowest - training_loss) / loss_at_start
+    radius = LARGEST * min(1.0, max(0.0, (gap - NARROW_GAP) / (WIDE_GAP - NARROW_GAP)))
+    is_solved = training_loss < SOLVED * loss_at_start
+    return max(radius, WHERE_SOLVED) if is_solved and lowest > LOSS_RATIO * training_loss else radius
 
 
 def share_for(share: float, training_losses: tuple[float, float], held_out_losses: Sequence[float]) -> float:
@@ -43,18 +53,22 @@ def share_for(share: float, training_losses: tuple[float, float], held_out_losse
     return min(LARGEST_SHARE, max(LEAST_SHARE, factor * share))
 
 
-def limit_for(learnt: float, share: float, tried: float, slope: float) -> float:
+def limit_for(learnt: float, share: float, tried: float, slope: float, steepness: float) -> float:
     """Return the largest radius that takes back no more than a share of what was learnt, as far as that is known.
 
     What 0.5 is for one network is 0.01 for another: where the loss rises steeply around the weights, as in a small
-    transformer, a larger radius undoes the training. So the first radius is a small one, which tells how steeply.
+    transformer, a larger radius undoes the training. So the first radius is a small one, which tells how steeply. Where
+    0.2 would raise the loss by as much as it was at the start, or more, the share is 0.03 at most.
 
     Args:
         learnt: what the training loss is lower by than at the start.
         share: of it.
         tried: the last radius that was used; 0 if none was.
         slope: what the loss at θ + Δ was higher by, over that radius.
+        steepness: the largest slope so far, over the loss at the start.
     """
     if not tried:
         return FIRST
+    if steepness > STEEP:
+        share = min(share, SHARE_WHERE_STEEP)
     return min(GROWTH * tried, share * max(0.0, learnt) / slope if slope else math.inf)

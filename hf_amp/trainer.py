@@ -84,7 +84,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
             run.batch = None
             raise
         erm_loss = run.record(self, batch, i, amp_loss)
-        self._note_losses(erm_loss / run.times_counted(self, batch), amp_loss / run.times_counted(self))
+        self._note_losses(inputs, erm_loss / run.times_counted(self, batch), amp_loss / run.times_counted(self))
         if is_last:
             run.batch = None
         return amp_loss
@@ -96,7 +96,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
             num_items_in_batch = run.watched(self, inputs, num_items_in_batch)
         loss = super().training_step(model, inputs, num_items_in_batch)
         run.note_items(self, num_items_in_batch)
-        self._note_losses(loss / run.times_counted(self))
+        self._note_losses(inputs, loss / run.times_counted(self))
         return loss
 
     def find_perturbation(self, perturbation: Perturbation, ascent_pass: Callable[[], Tensor | float]) -> None:

@@ -24,7 +24,8 @@ class AMPArguments:
 
     Args:
         amp_epsilon: perturbation radius ε, finite, >= 0; 0 switches the perturbation off. None: it follows how far the
-            training over-fits, from 0 (plain steps) to 0.5, see `hf_amp.radius_rule`; needs evaluations while training.
+            training over-fits, from 0 (plain steps) to 0.5, see `hf_amp.radius_rule`; needs evaluations while training,
+            and is 0 throughout where labels are continuous (a regression).
         amp_inner_lr: inner learning rate ζ of the ascent, finite, > 0.
         amp_inner_iter: inner iterations N, an integer >= 0; 0 switches the perturbation off. A step costs
             N + 1 forward-backward passes.

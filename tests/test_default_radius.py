@@ -76,6 +76,16 @@ def test_a_task_is_trained_in_every_way_and_never_again(grid, tmp_path, monkeypa
 
 
 @pytest.mark.slow
+def test_a_regression_is_plain_by_default_and_perturbed_by_a_constant_radius(grid, tmp_path):
+    words = ["--tasks", "regression_60epochs_noise0.3", "--seeds", "0", "--ways", "erm", "default", "0.05"]
+    rows = grid.main([*words, "--output_dir", str(tmp_path)])["tasks"]["regression_60epochs_noise0.3"]["rows"]
+    errors = {way: row["0"]["error"] for way, row in rows.items()}
+    assert errors["default"] == errors["erm"] != errors["0.05"]
+    assert 0 < errors["erm"] < 100
+    assert rows["default"]["0"]["largest_radius"] == 0
+
+
+@pytest.mark.slow
 def test_images_without_a_test_split_are_tested_on_their_validation_split(grid, tmp_path, monkeypatch):
     import default_radius_tasks as tasks
 

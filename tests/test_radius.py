@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from test_trainer import assert_identical
-from tiny import ModelThatIgnores, Points, amp_trainer, largest_difference, logs_of, parameters_of, tiny_model
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from tiny import FEATURES, ModelThatIgnores, Points, amp_trainer, largest_difference, logs_of, parameters_of, tiny_model
+from torch import nn
+from transformers import PretrainedConfig, Trainer, TrainerCallback, TrainingArguments
 
 from hf_amp import AMPTrainer, AMPTrainingArguments
 from hf_amp.radius import RadiusCallback
@@ -46,6 +47,13 @@ def radii(trainer):
         (1.0, [1.6], 2.0, 0.5),
         (1.0, [9.0, 1.4, 9.0], 2.0, 0.25),  # one that came out badly
         (0.1, [9.0], 2.0, 0.5),
+        (0.1, [0.21], 2.0, 0.1),  # solved
+        (0.1, [0.19], 2.0, 0.0),
+        (0.1, [9.0, 0.19, 9.0], 2.0, 0.0),
+        (0.1, [0.31], 2.0, 0.1),  # a gap that would give 0.0125
+        (0.19, [0.49], 2.0, 0.125),
+        (0.21, [0.5], 2.0, 0.1125),  # not solved
+        (0.21, [0.43], 2.0, 0.025),
         (100.0, [140.0], 200.0, 0.25),
         (0.0, [1.0], 0.0, 0.0),
         (1.0, [1.6], -2.0, 0.0),
@@ -56,17 +64,19 @@ def test_the_radius_grows_with_the_gap_in_units_of_the_loss_at_the_start(trainin
 
 
 @pytest.mark.parametrize(
-    ("learnt", "share", "tried", "slope", "limit"),
+    ("learnt", "share", "tried", "slope", "steepness", "limit"),
     [
-        (1.0, 0.4, 0.0, 0.0, 0.03),  # nothing is known yet
-        (1.0, 0.4, 0.03, 2.0, 0.2),
-        (1.0, 0.4, 0.03, 20.0, 0.02),
-        (1.0, 0.4, 0.03, 0.0, 0.3),  # ten times as much as was tried, at most
-        (-0.1, 0.4, 0.03, 2.0, 0.0),
+        (1.0, 0.4, 0.0, 0.0, 0.0, 0.03),  # nothing is known yet
+        (1.0, 0.4, 0.03, 2.0, 1.0, 0.2),
+        (1.0, 0.4, 0.03, 20.0, 4.9, 0.02),
+        (1.0, 0.4, 0.03, 0.0, 1.0, 0.3),  # ten times as much as was tried, at most
+        (-0.1, 0.4, 0.03, 2.0, 1.0, 0.0),
+        (1.0, 0.4, 0.03, 6.0, 5.1, 0.005),  # steep
+        (1.0, 0.01, 0.03, 2.0, 5.1, 0.005),
     ],
 )
-def test_the_radius_is_limited_by_what_it_takes_back(learnt, share, tried, slope, limit):
-    assert limit_for(learnt, share, tried, slope) == pytest.approx(limit)
+def test_the_radius_is_limited_by_what_it_takes_back(learnt, share, tried, slope, steepness, limit):
+    assert limit_for(learnt, share, tried, slope, steepness) == pytest.approx(limit)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +98,7 @@ def test_the_share_grows_while_more_is_learnt_by_heart(share, training_losses, h
 def test_each_evaluation_sets_the_radius_of_the_steps_that_follow(tmp_path):
     trainer = overfitting_trainer(tmp_path, logging_steps=1, logging_strategy="steps")
     trainer.train()
-    losses, held_out, expected, start, rises, tried, slope = [], [], [0.0], [], [], 0.0, 0.0
+    losses, held_out, expected, start, rises, tried, slope, steepest = [], [], [0.0], [], [], 0.0, 0.0, 0.0
     share, before = 0.1, 0.0
     for entry in trainer.state.log_history:
         if "loss" in entry:
@@ -102,9 +112,10 @@ def test_each_evaluation_sets_the_radius_of_the_steps_that_follow(tmp_path):
             began = sum(start) / len(start)
             if expected[-1]:
                 tried, slope = expected[-1], sum(rises) / len(rises) / expected[-1]
+                steepest = max(steepest, slope)
             rises = []
             share, before = share_for(share, (before, mean), held_out[-4:]), mean
-            limit = limit_for(began - mean, share, tried, slope)
+            limit = limit_for(began - mean, share, tried, slope, steepest / began)
             expected.append(min(radius_for(mean, held_out[-3:], began), limit))
     assert expected[1] == 0.0
     assert any(0.0 < radius < 0.5 for radius in expected)
@@ -362,6 +373,61 @@ def test_it_is_said_once_that_an_evaluation_gives_no_loss(tmp_path, caplog):
         trainer.train()
     assert caplog.text.count("this evaluation has no 'eval_loss'") == 1
     assert radii(trainer) == [0.0] * 12
+
+
+class Regresses(nn.Module):
+    """A squared error, or the loss of two classes for each of its outputs."""
+
+    def __init__(self, outputs=1, problem_type=None):
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, outputs)).double()
+        if problem_type is not None:
+            self.config = PretrainedConfig(problem_type=problem_type)
+
+    def forward(self, x, labels):
+        logits = self.layer(x)
+        if logits.shape[1] == 1:
+            return {"loss": (logits[:, 0] - labels.reshape(-1)).pow(2).mean(), "logits": logits}
+        return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, labels), "logits": logits}
+
+
+def regression(output_dir, shape=(), problem_type=None, **options):
+    sets = [Points(24), Points(24, seed=1)]
+    for points in sets:
+        points.labels = points.labels.double().reshape(-1, *(1 for _ in shape)).expand(-1, *shape) % 2
+    model = Regresses(shape[0] if shape else 1, problem_type)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    own = {"model": model, "optimizers": (optimizer, None), "data": sets[0], "eval_dataset": sets[1]}
+    return overfitting_trainer(output_dir, **own, num_train_epochs=30, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({}, "'labels', torch.float64, one for each sample"),
+        ({"shape": (1,)}, "'labels', torch.float64, one for each sample"),
+        ({"shape": (2,), "problem_type": "regression"}, "problem_type='regression'"),
+        ({"shape": (2,)}, None),
+        ({"problem_type": "multi_label_classification"}, None),
+        ({"amp_epsilon": 0.01}, None),
+    ],
+    ids=str,
+)
+def test_a_regression_is_trained_as_by_trainer_and_this_is_said(tmp_path, caplog, options, found):
+    trainer = regression(tmp_path, **options)
+    with caplog.at_level("WARNING"):
+        trainer.train()
+    assert ("the labels are continuous" in caplog.text) == (found is not None)
+    assert caplog.text.count(f"the labels are continuous ({found})") == (found is not None)
+    assert bool(logs_of(trainer, "sharpness")) == (found is None)
+
+
+def test_a_regression_that_is_resumed_stays_plain(tmp_path):
+    options = {"save_strategy": "epoch", "shape": (1,)}
+    regression(tmp_path, **options).train()
+    resumed = regression(tmp_path / "again", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-30"))
+    assert radii(resumed) == [0.0] * 30
 
 
 def test_a_random_perturbation_follows_overfitting_too(tmp_path):

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 from torch.utils.data import StackDataset
 from transformers import (
     DistilBertConfig,
@@ -22,14 +23,16 @@ from hf_amp.vision.train.command_line import Settings
 
 CHEAP = {"amp_ascent_fraction": 0.06, "amp_norm_stats": "descent"}
 TEXTS = (800, 200, 2000)  # training, held-out and test sentences
+POINTS = (400, 100, 2000)  # those of a regression
+SECONDS = (0, 1, 2, 3, 4)  # seeds where a run takes seconds
 
 
 @dataclass(frozen=True)
 class Task:
-    """One training: the settings of `examples/image_classification.py`, or text.
+    """One training: the settings of `examples/image_classification.py`, or text, or a regression.
 
     Args:
-        settings: of the image command; empty: text.
+        settings: of the image command; empty: text or a regression, as the name of the task says.
         images: folder below --data; None: none is needed.
         train: number of training images; as many more as `held_out` says are evaluated after each epoch.
         held_out: number of held-out images.
@@ -68,7 +71,7 @@ def digits(width, epochs, noise):
         "per_device_train_batch_size": 50,
         "precision": "float32",
     }
-    return Task(settings, None, 600, 200, cheap=width == 1 and epochs == 40)
+    return Task(settings, None, 600, 200, SECONDS, cheap=width == 1 and epochs == 40)
 
 
 def cifar(train, epochs, noise=0.0, augmentation="none", stages=(8, 16, 32, 64), **more):
@@ -102,8 +105,10 @@ TASKS = {
     for noise in (0.0, 0.2, 0.4)
 }
 TASKS |= {
-    "text_20epochs_noise0.2": Task(),
-    "text_20epochs_noise0": Task(),
+    "text_20epochs_noise0.2": Task(seeds=SECONDS),
+    "text_20epochs_noise0": Task(seeds=SECONDS),
+    "regression_60epochs_noise0.3": Task(seeds=SECONDS),
+    "regression_60epochs_noise0": Task(seeds=SECONDS),
 }
 TASKS |= {
     f"cifar10_1500_{epochs}epochs_noise{noise:g}_{augmentation}": cifar(
@@ -150,7 +155,8 @@ def run_task(name, way, seed, output_dir, data):
     """
     task = TASKS[name]
     if not task.settings:
-        return text_run(way, seed, 0.2 if name.endswith("0.2") else 0.0, output_dir)
+        noise = float(name.partition("_noise")[2])
+        return made_run(*(text if name.startswith("text") else regression)(way, seed, noise), way, seed, output_dir)
     settings = image_settings(task, way, seed, output_dir / "runs" / name / way, data)
     if task.start is not None:
         settings["model"] = str(start_of(task.start, output_dir, data, settings.pop("model_args", None)))
@@ -246,17 +252,54 @@ def sentences(count, noise, seed):
     return StackDataset(input_ids=ids, labels=labels)
 
 
-def text_run(way, seed, noise, output_dir):
-    """A small DistilBERT on made sentences; the plain `TrainingArguments` are those of the default."""
+def text(way, seed, noise):
+    """A small DistilBERT on made sentences, in 20 epochs."""
     train, held_out, test = TEXTS
     train = sentences(train + held_out if way == "together" else train, noise, 1000 + seed)
     held_out, test = sentences(held_out, noise, 2000 + seed), sentences(test, 0.0, 3000)
+    set_seed(seed)
+    sizes = {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 16}
+    model = DistilBertForSequenceClassification(DistilBertConfig(vocab_size=68, num_labels=4, **sizes))
+    model.accepts_loss_kwargs = False
+    return model, (train, held_out, test), {"num_train_epochs": 20, "learning_rate": 1e-3}
+
+
+def points(count, noise, seed):
+    """Values of a smooth function of four of eight numbers, about as large as 1, and their noise."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 8, generator=generator)
+    values = torch.sin(2 * x[:, 0]) + x[:, 1] * x[:, 2] + 0.5 * (x[:, 3] ** 2 - 1)
+    return StackDataset(x=x, labels=values + noise * torch.randn(count, generator=generator))
+
+
+class SquaredError(nn.Module):
+    """A network with two hidden layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+
+    def forward(self, x, labels):
+        values = self.layers(x)[:, 0]
+        return {"loss": (values - labels).pow(2).mean(), "logits": values}
+
+
+def regression(way, seed, noise):
+    """A small network on made points, in 60 epochs."""
+    train, held_out, test = POINTS
+    train = points(train + held_out if way == "together" else train, noise, 1000 + seed)
+    held_out, test = points(held_out, noise, 2000 + seed), points(test, 0.0, 3000)
+    set_seed(seed)
+    return SquaredError(), (train, held_out, test), {"num_train_epochs": 60, "learning_rate": 3e-3}
+
+
+def made_run(model, data, lengths, way, seed, output_dir):
+    """One training on made data; the plain `TrainingArguments` are those of the default."""
+    train, held_out, test = data
     own = {"amp_epsilon": 0.0 if way in ("erm", "together") else float(way)} if way != "default" else {}
     args = (TrainingArguments if way == "default" else AMPTrainingArguments)(
-        output_dir=str(output_dir / "runs" / "text" / way / f"seed{seed}"),
-        num_train_epochs=20,
+        output_dir=str(output_dir / "runs" / "made" / way / f"seed{seed}"),
         per_device_train_batch_size=32,
-        learning_rate=1e-3,
         eval_strategy="epoch",
         logging_strategy="epoch",
         save_strategy="no",
@@ -264,14 +307,11 @@ def text_run(way, seed, noise, output_dir):
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
         seed=seed,
+        **lengths,
         **own,
     )
-    set_seed(seed)
-    sizes = {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 16}
-    model = DistilBertForSequenceClassification(DistilBertConfig(vocab_size=68, num_labels=4, **sizes))
-    model.accepts_loss_kwargs = False
     trainer = AMPTrainer(
-        model=model, args=args, train_dataset=train, eval_dataset=held_out, compute_metrics=error_of_logits
+        model=model, args=args, train_dataset=train, eval_dataset=held_out, compute_metrics=error_of_outputs
     )
     seconds = time.perf_counter()
     trainer.train()
@@ -284,5 +324,9 @@ def text_run(way, seed, noise, output_dir):
     }
 
 
-def error_of_logits(prediction):
-    return {"error": float((prediction.predictions.argmax(-1) != prediction.label_ids).mean())}
+def error_of_outputs(prediction):
+    """Share of wrong classes, or, in a regression, of the variance of the values that is not explained."""
+    outputs, labels = prediction.predictions, prediction.label_ids
+    if outputs.ndim == 2:
+        return {"error": float((outputs.argmax(-1) != labels).mean())}
+    return {"error": float(((outputs - labels) ** 2).mean() / labels.var())}
