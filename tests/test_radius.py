@@ -95,7 +95,9 @@ def test_the_share_grows_while_more_is_learnt_by_heart(share, training_losses, h
     assert share_for(share, training_losses, held_out_losses) == pytest.approx(next_share)
 
 
-def test_each_evaluation_sets_the_radius_of_the_steps_that_follow(tmp_path):
+@pytest.mark.parametrize("steep", [5.0, 0.3])  # the network is not steep, or is called so at once
+def test_each_evaluation_sets_the_radius_of_the_steps_that_follow(tmp_path, monkeypatch, steep):
+    monkeypatch.setattr("hf_amp.radius_rule.STEEP", steep)
     trainer = overfitting_trainer(tmp_path, logging_steps=1, logging_strategy="steps")
     trainer.train()
     losses, held_out, expected, start, rises, tried, slope, steepest = [], [], [0.0], [], [], 0.0, 0.0, 0.0
@@ -119,7 +121,8 @@ def test_each_evaluation_sets_the_radius_of_the_steps_that_follow(tmp_path):
             expected.append(min(radius_for(mean, held_out[-3:], began), limit))
     assert expected[1] == 0.0
     assert any(0.0 < radius < 0.5 for radius in expected)
-    assert max(expected) > 0.1
+    assert (max(expected) > 0.1) == (steep == 5.0)
+    assert steepest / began > 0.3
     assert trainer.amp_epsilon == pytest.approx(expected[-1], abs=1e-6)
 
 
@@ -193,6 +196,17 @@ def test_a_resumed_training_has_the_radii_of_one_that_was_not_stopped(tmp_path, 
     assert max(radii(whole)) > 0.1
     assert radii(resumed) == radii(whole)
     assert_identical(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_resumed_training_knows_how_steep_the_network_was(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_amp.radius_rule.STEEP", 1.5)  # as it is before the checkpoint, and not after it
+    whole = overfitting_trainer(tmp_path, save_strategy="epoch")
+    whole.train()
+    resumed = overfitting_trainer(tmp_path / "again", save_strategy="epoch")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-30"))
+    assert max(radii(whole)[:8]) > 0.1
+    assert 0 < max(radii(whole)[8:]) < 0.03
+    assert radii(resumed) == radii(whole)
 
 
 def test_callbacks_that_are_restored_from_a_checkpoint_go_on(tmp_path):
