@@ -34,9 +34,9 @@ OTHER_BATCHES = (
     "`per_device_eval_batch_size` the same, or choose a constant radius, such as amp_epsilon=0.1."
 )
 REGRESSION = (
-    "`amp_epsilon` is not set, and the labels are continuous ({}): the rule for the radius is made for classes, and a "
-    "squared error gets worse by it. Every step is a plain one, as with Trainer. To perturb all the same, choose a "
-    "constant radius, such as amp_epsilon=0.003; if the labels do stand for classes, say so in "
+    "`amp_epsilon` is not set, and the labels are continuous, as in a regression: the rule for the radius is made for "
+    "classes, and a squared error gets worse by it. Every step is a plain one, as with Trainer. To perturb all the "
+    "same, choose a constant radius, such as amp_epsilon=0.003; if the labels do stand for classes, say so in "
     "`model.config.problem_type`."
 )
 _STEPS_OF_START = 4
@@ -86,7 +86,6 @@ class RadiusCallback(TrainerCallback, ExportableState):
         value: the present radius ε, in [0, 0.5].
         largest: the largest radius that a step of this training had.
         trainer: which says what loss of an evaluation is followed; None before its first step.
-        stays_plain: the radius stays 0, since this is a regression.
     """
 
     @classmethod
@@ -96,7 +95,6 @@ class RadiusCallback(TrainerCallback, ExportableState):
 
     def __init__(self) -> None:
         self.trainer: RadiusMixin | None = None
-        self.stays_plain = False
         self._begin()
 
     def _begin(self, **stored: Any) -> None:
@@ -106,16 +104,18 @@ class RadiusCallback(TrainerCallback, ExportableState):
         self._share, self._training_loss = stored.get("share", LEAST_SHARE), stored.get("training_loss", 0.0)
         self._held_out = list(stored.get("held_out", ()))
         self._start, self._recent, self._rise = (_Mean(**stored.get(name, {})) for name in ("start", "recent", "rise"))
+        self._continuous, self._is_told = _Mean(), False
         self._step: int | None = None
         self._is_start = False
 
-    def add(self, loss: Tensor, step: int, rise: Tensor | None = None) -> None:
+    def add(self, loss: Tensor, step: int, rise: Tensor | None = None, continuous_labels: Tensor | None = None) -> None:
         """Add what a micro-batch contributes to the loss of an optimizer step; nothing is read on the host.
 
         Args:
             loss: at θ, 0-dim; what is not finite counts as 0, as in the loss that `Trainer` logs.
             step: number of the optimizer step, the same for all its micro-batches.
             rise: what the loss at θ + Δ has more, 0-dim; None in a plain step.
+            continuous_labels: number of labels that are continuous, 0-dim; None where labels are classes.
         """
         is_new_step, self._step = step != self._step, step
         self.largest = max(self.largest, self.value)
@@ -123,6 +123,8 @@ class RadiusCallback(TrainerCallback, ExportableState):
         self._recent.add(loss, is_new_step)
         if rise is not None:
             self._rise.add(_finite(rise), is_new_step)
+        if continuous_labels is not None:
+            self._continuous.add(continuous_labels, is_new_step)
         if is_new_step:
             self._is_start = self._start.steps < _STEPS_OF_START
         if self._is_start:
@@ -142,7 +144,13 @@ class RadiusCallback(TrainerCallback, ExportableState):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Set the radius for the steps to come."""
-        if self.trainer is None or self.stays_plain or not self._recent.steps:
+        if self.trainer is None or not self._recent.steps:
+            return
+        if self._continuous.collect():
+            self.value = 0.0
+            if not self._is_told:
+                logger.warning(REGRESSION)
+            self._is_told = True
             return
         loss = self.trainer.held_out_loss(metrics)
         if loss is None:
@@ -218,22 +226,23 @@ class RadiusMixin(_TrainerBehind):
         """Tell the callback what a micro-batch contributes to the losses of its step, at θ and at θ + Δ."""
         if self.amp_settings.epsilon is not None or (radius := RadiusCallback.of(self)) is None:
             return
-        if radius.trainer is None:
-            radius.trainer = self
-            if (found := self._continuous_labels(inputs)) is not None:
-                radius.stays_plain = True
-                logger.warning(REGRESSION.format(found))
-        radius.add(loss, self.state.global_step, None if amp_loss is None else amp_loss - loss)
+        radius.trainer = self
+        rise = None if amp_loss is None else amp_loss - loss
+        radius.add(loss, self.state.global_step, rise, self._continuous_labels(inputs, loss))
 
-    def _continuous_labels(self, inputs: Any) -> str | None:
-        """Say by what a batch that the model has seen is one of a regression; None if it is not."""
+    def _continuous_labels(self, inputs: Any, loss: Tensor) -> Tensor | None:
+        """Count the labels of a batch that are continuous, 0-dim; None where they are classes, as far as one can see.
+
+        Floating-point labels, one for each sample, are those of a regression, unless all of them are 0 or 1, or the
+        model says that it is none. Other shapes are probabilities of classes, or several classes for each sample.
+        """
         kind = getattr(getattr(self.model, "config", None), "problem_type", None)
         if kind is not None:  # models of transformers set it in their first pass
-            return "problem_type='regression'" if kind == "regression" else None
+            return torch.ones_like(loss) if kind == "regression" else None
         named = {name: inputs.get(name) for name in self.label_names} if isinstance(inputs, Mapping) else {}
-        for name, labels in named.items():
+        for labels in named.values():
             if isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape[1:].numel() == 1:
-                return f"{name!r}, {labels.dtype}, one for each sample"
+                return ((labels != 0) & (labels != 1)).sum().to(loss)
         return None
 
     def held_out_loss(self, metrics: Mapping[str, float]) -> float | None:

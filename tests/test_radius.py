@@ -405,10 +405,10 @@ class Regresses(nn.Module):
         return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, labels), "logits": logits}
 
 
-def regression(output_dir, shape=(), problem_type=None, **options):
+def regression(output_dir, shape=(), problem_type=None, scale=1.0, **options):
     sets = [Points(24), Points(24, seed=1)]
     for points in sets:
-        points.labels = points.labels.double().reshape(-1, *(1 for _ in shape)).expand(-1, *shape) % 2
+        points.labels = scale * (points.labels.double().reshape(-1, *(1 for _ in shape)).expand(-1, *shape) % 2)
     model = Regresses(shape[0] if shape else 1, problem_type)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     own = {"model": model, "optimizers": (optimizer, None), "data": sets[0], "eval_dataset": sets[1]}
@@ -416,28 +416,39 @@ def regression(output_dir, shape=(), problem_type=None, **options):
 
 
 @pytest.mark.parametrize(
-    ("options", "found"),
+    ("options", "is_regression"),
     [
-        ({}, "'labels', torch.float64, one for each sample"),
-        ({"shape": (1,)}, "'labels', torch.float64, one for each sample"),
-        ({"shape": (2,), "problem_type": "regression"}, "problem_type='regression'"),
-        ({"shape": (2,)}, None),
-        ({"problem_type": "multi_label_classification"}, None),
-        ({"amp_epsilon": 0.01}, None),
+        ({"scale": 0.9}, True),
+        ({"scale": 0.9, "gradient_accumulation_steps": 3}, True),
+        ({"scale": 0.9, "shape": (1,)}, True),
+        ({"shape": (2,), "problem_type": "regression"}, True),
+        ({}, False),  # two classes
+        ({"shape": (1,)}, False),
+        ({"scale": 0.9, "shape": (2,)}, False),
+        ({"scale": 0.9, "problem_type": "multi_label_classification"}, False),
+        ({"scale": 0.9, "amp_epsilon": 0.01}, False),
     ],
     ids=str,
 )
-def test_a_regression_is_trained_as_by_trainer_and_this_is_said(tmp_path, caplog, options, found):
+def test_a_regression_is_trained_as_by_trainer_and_this_is_said_once(tmp_path, caplog, options, is_regression):
     trainer = regression(tmp_path, **options)
     with caplog.at_level("WARNING"):
         trainer.train()
-    assert ("the labels are continuous" in caplog.text) == (found is not None)
-    assert caplog.text.count(f"the labels are continuous ({found})") == (found is not None)
-    assert bool(logs_of(trainer, "sharpness")) == (found is None)
+    assert caplog.text.count("the labels are continuous") == is_regression
+    assert bool(logs_of(trainer, "sharpness")) != is_regression
+
+
+def test_one_continuous_label_in_many_batches_makes_a_regression(tmp_path, caplog):
+    trainer = regression(tmp_path, per_device_train_batch_size=1)
+    trainer.train_dataset.labels[5] = 2.0
+    with caplog.at_level("WARNING"):
+        trainer.train()
+    assert caplog.text.count("the labels are continuous") == 1
+    assert radii(trainer) == [0.0] * 30
 
 
 def test_a_regression_that_is_resumed_stays_plain(tmp_path):
-    options = {"save_strategy": "epoch", "shape": (1,)}
+    options = {"save_strategy": "epoch", "shape": (1,), "scale": 0.9}
     regression(tmp_path, **options).train()
     resumed = regression(tmp_path / "again", **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-30"))
