@@ -159,7 +159,7 @@ def test_changes_by_the_default_radius_are_those_of_its_rows(monkeypatch):
         summary = grid.summary_of(task["rows"])
         errors = {way: f"{error:.1f}" for way, error in summary["errors"].items()}
         assert f"{errors['erm']} → {errors['default']} ({errors.get('0.5', '–')})" in results, name
-        assert summary["harms"] == (name == "text_20epochs_noise0"), name
+        assert not summary["harms"], name
     cheap = [f"{task['summary']['errors']['cheap']:.1f}" for task in tasks.values() if "cheap" in task["rows"]]
     assert f"{', '.join(cheap[:-1])} and {cheap[-1]} %" in results
     assert f"{len(tasks)} of {len(grid.TASKS)}" in results.replace("\n", " ")
