@@ -1,9 +1,10 @@
-"""What AMP steps report between two logs, summed on the device."""
+"""What steps report between two logs, and between two evaluations, summed on the device."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate.utils import reduce
 from torch import Tensor
 
 from hf_amp.perturbation import Perturbation
@@ -56,3 +57,29 @@ class PerturbationLog:
             logs["sharpness"] = sharpness
         logs["perturbation_norm"] = values["perturbation_norm"] / steps
         logs["skipped_ascents"] = values["skipped_ascents"]
+
+
+class StepMean:
+    """Mean of a loss over optimizer steps and processes, summed on the device."""
+
+    def __init__(self, total: float = 0.0, steps: int = 0) -> None:
+        self.total, self.steps = total, steps
+        self._pending: Tensor | None = None
+
+    def add(self, loss: Tensor, is_new_step: bool) -> None:
+        """Add what a micro-batch contributes to the loss of its step."""
+        self.steps += is_new_step
+        self._pending = loss if self._pending is None else self._pending + loss
+
+    def collect(self) -> float:
+        """Bring the sum to the host and return the mean; all processes together."""
+        if self._pending is not None:
+            mean: Any = reduce(self._pending, reduction="mean")
+            self.total += mean.item()
+            self._pending = None
+        return self.total / max(1, self.steps)
+
+    def state(self) -> dict[str, Any]:
+        """Return what makes the mean again."""
+        pending = 0.0 if self._pending is None else self._pending.item()
+        return {"total": self.total + pending, "steps": self.steps}

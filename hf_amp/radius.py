@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import reduce
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
+from hf_amp.logs import StepMean
 from hf_amp.radius_rule import EVALUATIONS, LEAST_SHARE, limit_for, radius_for, share_for
 from hf_amp.third_party import is_of
 from hf_amp.training_args import AMPSettings
@@ -49,32 +49,6 @@ def _finite(loss: Tensor) -> Tensor:
     return torch.nan_to_num(wide, posinf=0.0, neginf=0.0)
 
 
-class _Mean:
-    """Mean of a loss over optimizer steps and processes, summed on the device."""
-
-    def __init__(self, total: float = 0.0, steps: int = 0) -> None:
-        self.total, self.steps = total, steps
-        self._pending: Tensor | None = None
-
-    def add(self, loss: Tensor, is_new_step: bool) -> None:
-        """Add what a micro-batch contributes to the loss of its step."""
-        self.steps += is_new_step
-        self._pending = loss if self._pending is None else self._pending + loss
-
-    def collect(self) -> float:
-        """Bring the sum to the host and return the mean; all processes together."""
-        if self._pending is not None:
-            mean: Any = reduce(self._pending, reduction="mean")
-            self.total += mean.item()
-            self._pending = None
-        return self.total / max(1, self.steps)
-
-    def state(self) -> dict[str, Any]:
-        """Return what makes the mean again."""
-        pending = 0.0 if self._pending is None else self._pending.item()
-        return {"total": self.total + pending, "steps": self.steps}
-
-
 class RadiusCallback(TrainerCallback, ExportableState):
     """Sets the radius after each evaluation. `AMPTrainer` has one, which counts while `amp_epsilon` is None.
 
@@ -103,8 +77,10 @@ class RadiusCallback(TrainerCallback, ExportableState):
         self._steepest = stored.get("steepest", 0.0)
         self._share, self._training_loss = stored.get("share", LEAST_SHARE), stored.get("training_loss", 0.0)
         self._held_out = list(stored.get("held_out", ()))
-        self._start, self._recent, self._rise = (_Mean(**stored.get(name, {})) for name in ("start", "recent", "rise"))
-        self._continuous, self._is_told = _Mean(), False
+        self._start, self._recent, self._rise = (
+            StepMean(**stored.get(name, {})) for name in ("start", "recent", "rise")
+        )
+        self._continuous, self._is_told = StepMean(), False
         self._step: int | None = None
         self._is_start = False
 
@@ -140,7 +116,7 @@ class RadiusCallback(TrainerCallback, ExportableState):
         self._begin()
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         if losses:  # a checkpoint of another Trainer: the training has begun with what it logged first
-            self._start = _Mean(losses[0] * _STEPS_OF_START, _STEPS_OF_START)
+            self._start = StepMean(losses[0] * _STEPS_OF_START, _STEPS_OF_START)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Set the radius for the steps to come."""
@@ -155,9 +131,9 @@ class RadiusCallback(TrainerCallback, ExportableState):
         loss = self.trainer.held_out_loss(metrics)
         if loss is None:
             return
-        training_loss, self._recent = self._recent.collect(), _Mean()
+        training_loss, self._recent = self._recent.collect(), StepMean()
         if self._rise.steps:
-            rise, self._rise = self._rise.collect(), _Mean()
+            rise, self._rise = self._rise.collect(), StepMean()
             if self.value:
                 self._slope, self._tried = max(0.0, rise) / self.value, self.value
                 self._steepest = max(self._steepest, self._slope)

@@ -29,7 +29,7 @@ def radius_for(training_loss: float, held_out_losses: Sequence[float], loss_at_s
     lowest = min(held_out_losses)
     gap = (lowest - training_loss) / loss_at_start
     radius = LARGEST * min(1.0, max(0.0, (gap - NARROW_GAP) / (WIDE_GAP - NARROW_GAP)))
-    is_solved = training_loss < SOLVED * loss_at_start
+    is_solved = 0 <= training_loss < SOLVED * loss_at_start  # a loss that goes below 0 has no end
     return max(radius, WHERE_SOLVED) if is_solved and lowest > LOSS_RATIO * training_loss else radius
 
 
