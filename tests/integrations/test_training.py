@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from kinds import KINDS
+from kinds import KINDS, SEVERAL_PROCESSES
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
@@ -128,10 +128,27 @@ def test_the_plain_class_does_not_save_the_parameters_of_a_loss_either(tmp_path)
     assert difference(everything_trained(resumed), everything_trained(whole)) > 1e-3
 
 
-def test_with_nothing_set_the_radius_follows_the_evaluation_loss(kind, tmp_path, monkeypatch):
-    trainer = kind(tmp_path, "amp", amp_epsilon=None)
+def evaluating(kind, output_dir):
+    """A trainer with nothing set that evaluates after the second and the fourth step."""
+    trainer = kind(output_dir, "amp", amp_epsilon=None)
     trainer.eval_dataset, trainer.args.eval_strategy = trainer.train_dataset, IntervalStrategy.STEPS
     trainer.args.eval_steps = 2
+    return trainer
+
+
+@pytest.mark.parametrize("name", ["CosineSimilarity", "PEFT, LoRA"])
+def test_with_nothing_set_a_regression_stays_plain(name, tmp_path, caplog):
+    trainer = evaluating((KINDS | SEVERAL_PROCESSES)[name], tmp_path)
+    with caplog.at_level("WARNING"):
+        trainer.train()
+    assert caplog.text.count("the labels are continuous") == 1
+    assert not [entry for entry in trainer.state.log_history if "sharpness" in entry]
+
+
+def test_with_nothing_set_the_radius_follows_the_evaluation_loss(kind, tmp_path, monkeypatch):
+    trainer = evaluating(kind, tmp_path)
+    if kind in (KINDS["PEFT, LoRA"], KINDS["PEFT, DoRA"]):  # a regression, else
+        trainer.model.config.problem_type = "multi_label_classification"
     own, held_out = type(trainer).held_out_loss, []
 
     def worse(self, metrics):
