@@ -68,7 +68,7 @@ _EQUALS = {
     torch.Tensor.__getitem__: _item,
     torch.Tensor.__setitem__: _set_item,
     torch.Tensor.__invert__: torch.logical_not,
-    torch.Tensor.contiguous: lambda tensor, memory_format: tensor.clone(memory_format=memory_format),
+    torch.Tensor.contiguous: lambda tensor: tensor.clone(memory_format=torch.contiguous_format),
 }
 
 

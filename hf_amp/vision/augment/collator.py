@@ -128,7 +128,7 @@ class ImageCollator:
         if plan is not None and plan.cutout is not None:
             # 0 before normalisation
             values = torch.where(cutout_mask(plan.cutout, plan.cutout_side, size), shift, values)
-        return values.contiguous(memory_format=torch.channels_last)  # as the networks are: see `build_model`
+        return values.contiguous()  # the layout is the network's choice: see `build_model`
 
 
 def _per_channel(name: str, values: Sequence[float]) -> tuple[float, ...]:

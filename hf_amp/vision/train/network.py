@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
@@ -110,8 +111,21 @@ def _config(model: ModelArguments, training: ImageTrainingArguments, images: Ima
 
 
 def _channels_last(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the network with its kernels stored channels last: the layout in which convolutions are fast."""
+    """Return the network with its kernels stored channels last: the layout in which convolutions are fast.
+
+    Not so a network with a convolution for which that layout destroys memory: on CPUs without AVX-512, the gradient of
+    a 1 × 1 kernel with a stride and fewer than 8 input channels is written past its end
+    (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    if any(_needs_channels_first(module) for module in model.modules()):
+        return model
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _needs_channels_first(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Conv2d):
+        return False
+    return set(module.kernel_size) == {1} and max(module.stride) > 1 and module.in_channels // module.groups < 8
 
 
 def check_training(model: ModelArguments, training: ImageTrainingArguments, images: Images) -> None:
