@@ -58,7 +58,7 @@ def test_a_task_is_trained_in_every_way_and_never_again(grid, tmp_path, monkeypa
     small = tasks.digits(0.5, 12, 0.4)
     small = dataclasses.replace(small, settings={**small.settings, "learning_rate": 0.2}, train=150, held_out=60)
     monkeypatch.setitem(grid.TASKS, "digits_width0.5_10epochs_noise0.4", small)
-    monkeypatch.setattr(tasks, "TEXTS", (120, 60, 200))
+    monkeypatch.setattr("default_radius_made.TEXTS", (120, 60, 200))
     words = ["--tasks", "digits_width0.5_10epochs_noise0.4", "text_20epochs_noise0.2", "--seeds", "0"]
     words += ["--ways", "erm", "default", "0.1", "together", "--output_dir", str(tmp_path)]
     content = grid.main(words)
@@ -73,6 +73,29 @@ def test_a_task_is_trained_in_every_way_and_never_again(grid, tmp_path, monkeypa
         name: task["rows"] for name, task in content["tasks"].items()
     }
     assert (tmp_path / "default_radius.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", ["text", "regression", "mlp", "lenet", "tabular", "vit", "gru", "bert", "gpt2"])
+def test_made_tasks_hold_out_labels_that_are_as_wrong_as_those_of_the_training(grid, kind):
+    import default_radius_made as made
+
+    assert kind in made.MADE
+    model, clean, _ = made.MADE[kind]("default", 0, 0.0)
+    _, wrong, _ = made.MADE[kind]("default", 0, 0.4)
+    changed = [share_of_other_labels(*both) for both in zip(clean, wrong, strict=True)]
+    if kind == "gpt2":  # its labels are its text
+        assert changed == [0, 0, 0]
+    else:
+        assert changed[2] == 0
+        assert all(0.25 < share <= (1 if kind == "regression" else 0.55) for share in changed[:2]), changed
+    _, together, _ = made.MADE[kind]("together", 0, 0.0)
+    assert len(together[0]) == len(clean[0]) + len(clean[1])
+    loss = model(**{name: values[:8] for name, values in clean[2].datasets.items()})["loss"]
+    assert 0 < loss.item() < 10
+
+
+def share_of_other_labels(left, right):
+    return (left.datasets["labels"] != right.datasets["labels"]).float().mean().item()
 
 
 @pytest.mark.slow

@@ -159,13 +159,20 @@ def test_changes_by_the_default_radius_are_those_of_its_rows(monkeypatch):
         summary = grid.summary_of(task["rows"])
         errors = {way: f"{error:.1f}" for way, error in summary["errors"].items()}
         assert f"{errors['erm']} → {errors['default']} ({errors.get('0.5', '–')})" in results, name
-        assert not summary["harms"], name
+    harmed = {name for name, task in tasks.items() if grid.summary_of(task["rows"])["harms"]}
+    assert harmed == {"bert_20epochs_noise0", "bert_20epochs_noise0.2"}
+    for name in harmed:
+        mean, error, _ = grid.summary_of(tasks[name]["rows"])["default"]
+        assert f"{mean:+.1f} ± {error:.1f}" in results
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    assert f"It loses in {len(harmed)} of {len(tasks)} tasks" in results
+    assert f"it loses in {len(harmed)} of the {len(tasks)} tasks" in readme
     cheap = [f"{task['summary']['errors']['cheap']:.1f}" for task in tasks.values() if "cheap" in task["rows"]]
     assert f"{', '.join(cheap[:-1])} and {cheap[-1]} %" in results
     assert f"{len(tasks)} of {len(grid.TASKS)}" in results.replace("\n", " ")
     assert (EVIDENCE / "figures" / "default_radius.md").read_text() == f"{grid.table(tasks)}\n"
-    readme = (EXAMPLES.parent / "README.md").read_text().partition("## When it helps")[2].partition("- **")[0]
-    told = re.findall(r"\| ([\d.]+) \| ([\d.]+) \| [^|]+ \| ([\d.]+|–) \|", readme)
+    when = readme.partition("## When it helps")[2].partition("- **")[0]
+    told = re.findall(r"\| ([\d.]+) \| ([\d.]+) \| [^|]+ \| ([\d.]+|–) \|", when)
     rows = [task["summary"]["errors"] for task in tasks.values()]
     shown = {tuple(f"{row[way]:.1f}" if way in row else "–" for way in ("erm", "default", "0.5")) for row in rows}
     people = json.loads((EVIDENCE / "figures" / "cifar10n.json").read_text())["studies"]

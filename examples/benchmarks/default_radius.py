@@ -13,7 +13,7 @@ Each task is trained in these ways, with the same seeds:
   cheap        as default, the ascent on 6 % of each batch (some tasks)
 Reported are test errors in % at the last epoch, for ERM also at the epoch of the lowest held-out loss. What is done is
 not run again, so that the command may be stopped at any time. DATA has the folders cifar10, cifar100-small and
-svhn-small as parquet files, and cifar10n/labels.parquet; digits and text need none. Writes default_radius.json, .md
+svhn-small as parquet files, and cifar10n/labels.parquet; tasks without images need none. Writes default_radius.json, .md
 and .png to output_dir.
 """
 
@@ -129,7 +129,7 @@ def save_figure(tasks, path):
         )
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [name.replace("_", " ") for name, _, _ in shown], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel("test error less that of Trainer, percentage points (bars: standard error over seeds)")
     axes.legend(loc="best")
     save_png(figure, path)
