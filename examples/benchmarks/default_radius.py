@@ -13,8 +13,8 @@ Each task is trained in these ways, with the same seeds:
   cheap        as default, the ascent on 6 % of each batch (some tasks)
 Reported are test errors in % at the last epoch, for ERM also at the epoch of the lowest held-out loss. What is done is
 not run again, so that the command may be stopped at any time. DATA has the folders cifar10, cifar100-small and
-svhn-small as parquet files, and cifar10n/labels.parquet; tasks without images need none. Writes default_radius.json, .md
-and .png to output_dir.
+svhn-small as parquet files, and cifar10n/labels.parquet; tasks without images need none. Writes default_radius.json,
+.md and .png to output_dir.
 """
 
 import argparse
