@@ -215,9 +215,8 @@ class RadiusMixin(_TrainerBehind):
         kind = getattr(getattr(self.model, "config", None), "problem_type", None)
         if kind is not None:  # models of transformers set it in their first pass
             return torch.ones_like(loss) if kind == "regression" else None
-        names = (
-            (*self.label_names, "labels", "label") if isinstance(inputs, Mapping) else ()
-        )  # some libraries name none
+        # Some libraries name no labels
+        names = (*self.label_names, "labels", "label") if isinstance(inputs, Mapping) else ()
         for labels in map(inputs.get, names):
             if isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape[1:].numel() == 1:
                 return ((labels != 0) & (labels != 1)).sum().to(loss)

@@ -67,7 +67,7 @@ def test_channels_last_changes_neither_saved_files_nor_what_the_network_computes
 
 
 def test_a_network_with_strided_kernels_of_few_channels_stays_channels_first(tmp_path):
-    # Channels last, their gradients are written past their end on CPUs without AVX-512: many such networks are aborted.
+    # Channels last, their gradients are written past their end on CPUs without AVX-512.
     data = DataArguments(dataset="digits", max_train_samples=40)
     args = ImageTrainingArguments(use_cpu=True, method="erm", precision="float32", output_dir=str(tmp_path))
     network = build_model(ModelArguments(model_args=SHALLOW), args, Images(data))
