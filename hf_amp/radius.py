@@ -12,7 +12,7 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from hf_amp.logs import StepMean
-from hf_amp.radius_rule import EVALUATIONS, LEAST_SHARE, limit_for, radius_for, share_for
+from hf_amp.radius_rule import EVALUATIONS, LEAST_SHARE, is_steep, limit_for, radius_for, share_for
 from hf_amp.third_party import is_of
 from hf_amp.training_args import AMPSettings
 
@@ -39,7 +39,7 @@ REGRESSION = (
     "same, choose a constant radius, such as amp_epsilon=0.003; if the labels do stand for classes, say so in "
     "`model.config.problem_type`."
 )
-_STEPS_OF_START = 4
+_FIRST_STEPS = 4
 _TrainerBehind = Trainer if TYPE_CHECKING else object
 
 
@@ -76,7 +76,7 @@ class RadiusCallback(TrainerCallback, ExportableState):
         self._tried, self._slope = stored.get("tried", 0.0), stored.get("slope", 0.0)
         self._steepest = stored.get("steepest", 0.0)
         self._share, self._training_loss = stored.get("share", LEAST_SHARE), stored.get("training_loss", 0.0)
-        self._held_out = list(stored.get("held_out", ()))
+        self._held_out, self._lowest = list(stored.get("held_out", ())), stored.get("lowest", math.inf)
         self._start, self._recent, self._rise = (
             StepMean(**stored.get(name, {})) for name in ("start", "recent", "rise")
         )
@@ -102,7 +102,7 @@ class RadiusCallback(TrainerCallback, ExportableState):
         if continuous_labels is not None:
             self._continuous.add(continuous_labels, is_new_step)
         if is_new_step:
-            self._is_start = self._start.steps < _STEPS_OF_START
+            self._is_start = self._start.steps < _FIRST_STEPS
         if self._is_start:
             self._start.add(loss, is_new_step)
 
@@ -116,7 +116,7 @@ class RadiusCallback(TrainerCallback, ExportableState):
         self._begin()
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         if losses:  # a checkpoint of another Trainer: the training has begun with what it logged first
-            self._start = StepMean(losses[0] * _STEPS_OF_START, _STEPS_OF_START)
+            self._start = StepMean(losses[0] * _FIRST_STEPS, _FIRST_STEPS)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Set the radius for the steps to come."""
@@ -133,19 +133,31 @@ class RadiusCallback(TrainerCallback, ExportableState):
             return
         training_loss, self._recent = self._recent.collect(), StepMean()
         if self._rise.steps:
-            rise, self._rise = self._rise.collect(), StepMean()
-            if self.value:
-                self._slope, self._tried = max(0.0, rise) / self.value, self.value
-                self._steepest = max(self._steepest, self._slope)
+            self._measure()
         if math.isfinite(loss):
             self._share = share_for(self._share, (self._training_loss, training_loss), [*self._held_out, loss])
             self._training_loss = training_loss
-            self._held_out = [*self._held_out, loss][-EVALUATIONS:]
+            self._held_out, self._lowest = [*self._held_out, loss][-EVALUATIONS:], min(self._lowest, loss)
             start = self._start.collect()
             wanted = radius_for(training_loss, self._held_out, start)
-            steepness = self._steepest / start if start > 0 else 0.0
-            limit = limit_for(start - training_loss, self._share, self._tried, self._slope, steepness)
+            steep, gets_worse = is_steep(self._steepest, start), min(self._held_out) > self._lowest
+            slopes = self._slope, self._steepest
+            limit = limit_for(start - training_loss, self._share, self._tried, *slopes, steep, gets_worse)
             self.value = min(wanted, limit)
+
+    def _measure(self) -> None:
+        """Note how steeply the loss rose around the weights at the present radius."""
+        rise, self._rise = self._rise.collect(), StepMean()
+        if self.value:
+            self._slope, self._tried = max(0.0, rise) / self.value, self.value
+            self._steepest = max(self._steepest, self._slope)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Perturb no longer than four steps where these show a steep network; read once in a training."""
+        is_first = self.value and not self._tried and self._rise.steps == _FIRST_STEPS
+        if is_first and is_steep(self._rise.collect() / self.value, self._start.collect()):
+            self._measure()
+            self.value = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Bring the sums to the host before a checkpoint, which one process alone writes."""
@@ -161,6 +173,8 @@ class RadiusCallback(TrainerCallback, ExportableState):
         means = {"start": self._start.state(), "recent": self._recent.state(), "rise": self._rise.state()}
         own |= {"slope": self._slope, "tried": self._tried, "steepest": self._steepest}
         own |= {"share": self._share, "training_loss": self._training_loss}
+        if self._held_out:
+            own["lowest"] = self._lowest
         return {"args": {}, "attributes": {**own, **means}}
 
 

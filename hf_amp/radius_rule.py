@@ -53,22 +53,39 @@ def share_for(share: float, training_losses: tuple[float, float], held_out_losse
     return min(LARGEST_SHARE, max(LEAST_SHARE, factor * share))
 
 
-def limit_for(learnt: float, share: float, tried: float, slope: float, steepness: float) -> float:
+def is_steep(slope: float, loss_at_start: float) -> bool:
+    """Return whether the loss rises steeply around the weights, as in small transformers.
+
+    Args:
+        slope: what the loss at θ + Δ is higher by, over the radius; steep: 0.2 would raise it by that at the start.
+        loss_at_start: of the training.
+    """
+    return slope > STEEP * max(0.0, loss_at_start)
+
+
+def limit_for(
+    learnt: float, share: float, tried: float, slope: float, steepest: float, steep: bool, gets_worse: bool
+) -> float:
     """Return the largest radius that takes back no more than a share of what was learnt, as far as that is known.
 
-    What 0.5 is for one network is 0.01 for another: where the loss rises steeply around the weights, as in a small
-    transformer, a larger radius undoes the training. So the first radius is a small one, which tells how steeply. Where
-    0.2 would raise the loss by as much as it was at the start, or more, the share is 0.03 at most.
+    What 0.5 is for one network is 0.01 for another: where the loss rises steeply around the weights, a larger radius
+    undoes the training. So the first radius is a small one, which tells how steeply. A steep network is not perturbed
+    before the held-out loss gets worse, however wide the gap is; then the share is 0.03 at most, and the largest slope
+    counts, since dropout hides a small one.
 
     Args:
         learnt: what the training loss is lower by than at the start.
         share: of it.
         tried: the last radius that was used; 0 if none was.
         slope: what the loss at θ + Δ was higher by, over that radius.
-        steepness: the largest slope so far, over the loss at the start.
+        steepest: the largest slope so far.
+        steep: as that slope says.
+        gets_worse: the last held-out losses, three, are higher than the lowest of the training.
     """
     if not tried:
         return FIRST
-    if steepness > STEEP:
-        share = min(share, SHARE_WHERE_STEEP)
+    if steep:
+        if not gets_worse:
+            return 0.0
+        share, slope = min(share, SHARE_WHERE_STEEP), steepest
     return min(GROWTH * tried, share * max(0.0, learnt) / slope if slope else math.inf)

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, Trainer, TrainerCallback, TrainingArg
 
 from hf_amp import AMPTrainer, AMPTrainingArguments
 from hf_amp.radius import RadiusCallback
-from hf_amp.radius_rule import FIRST, limit_for, radius_for, share_for
+from hf_amp.radius_rule import FIRST, is_steep, limit_for, radius_for, share_for
 
 # Random labels of 24 points: they can only be learnt by heart.
 OVERFITS = {
@@ -67,19 +67,27 @@ def test_the_radius_grows_with_the_gap_in_units_of_the_loss_at_the_start(trainin
 
 
 @pytest.mark.parametrize(
-    ("learnt", "share", "tried", "slope", "steepness", "limit"),
+    ("learnt", "share", "tried", "slopes", "steep", "gets_worse", "limit"),
     [
-        (1.0, 0.4, 0.0, 0.0, 0.0, 0.03),  # nothing is known yet
-        (1.0, 0.4, 0.03, 2.0, 1.0, 0.2),
-        (1.0, 0.4, 0.03, 20.0, 4.9, 0.02),
-        (1.0, 0.4, 0.03, 0.0, 1.0, 0.3),  # ten times as much as was tried, at most
-        (-0.1, 0.4, 0.03, 2.0, 1.0, 0.0),
-        (1.0, 0.4, 0.03, 6.0, 5.1, 0.005),  # steep
-        (1.0, 0.01, 0.03, 2.0, 5.1, 0.005),
+        (1.0, 0.4, 0.0, (0.0, 0.0), False, False, 0.03),  # nothing is known yet
+        (1.0, 0.4, 0.03, (2.0, 5.0), False, False, 0.2),
+        (1.0, 0.4, 0.03, (20.0, 20.0), False, True, 0.02),
+        (1.0, 0.4, 0.03, (0.0, 0.0), False, False, 0.3),  # ten times as much as was tried, at most
+        (-0.1, 0.4, 0.03, (2.0, 2.0), False, False, 0.0),
+        (1.0, 0.4, 0.03, (6.0, 6.0), True, False, 0.0),
+        (1.0, 0.4, 0.03, (6.0, 6.0), True, True, 0.005),
+        (1.0, 0.4, 0.03, (2.0, 10.0), True, True, 0.003),
+        (1.0, 0.01, 0.03, (2.0, 2.0), True, True, 0.005),
     ],
 )
-def test_the_radius_is_limited_by_what_it_takes_back(learnt, share, tried, slope, steepness, limit):
-    assert limit_for(learnt, share, tried, slope, steepness) == pytest.approx(limit)
+def test_the_radius_is_limited_by_what_it_takes_back(learnt, share, tried, slopes, steep, gets_worse, limit):
+    assert limit_for(learnt, share, tried, *slopes, steep, gets_worse) == pytest.approx(limit)
+
+
+def test_a_network_is_steep_where_a_fifth_raises_the_loss_by_that_at_the_start():
+    assert is_steep(10.1, 2.0)
+    assert not is_steep(9.9, 2.0)
+    assert not is_steep(0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -120,13 +128,35 @@ def test_each_evaluation_sets_the_radius_of_the_steps_that_follow(tmp_path, monk
                 steepest = max(steepest, slope)
             rises = []
             share, before = share_for(share, (before, mean), held_out[-4:]), mean
-            limit = limit_for(began - mean, share, tried, slope, steepest / began)
+            gets_worse = min(held_out[-3:]) > min(held_out)
+            limit = limit_for(began - mean, share, tried, slope, steepest, steepest > steep * began, gets_worse)
             expected.append(min(radius_for(mean, held_out[-3:], began), limit))
     assert expected[1] == 0.0
     assert any(0.0 < radius < 0.5 for radius in expected)
     assert (max(expected) > 0.1) == (steep == 5.0)
     assert steepest / began > 0.3
     assert trainer.amp_epsilon == pytest.approx(expected[-1], abs=1e-6)
+
+
+@pytest.mark.parametrize("steep", [5.0, 0.3])
+def test_a_steep_network_is_perturbed_in_four_steps_alone_before_its_held_out_loss_gets_worse(
+    tmp_path, monkeypatch, steep
+):
+    monkeypatch.setattr("hf_amp.radius_rule.STEEP", steep)
+    trainer = overfitting_trainer(tmp_path, data=Points(48), logging_steps=1, logging_strategy="steps")
+    trainer.train()
+    of_epochs = [[] for _ in range(12)]
+    for entry in trainer.state.log_history:
+        if "loss" in entry:
+            of_epochs[math.ceil(entry["epoch"]) - 1].append(entry["amp_epsilon"])
+    held_out = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    first = next(i for i, epsilons in enumerate(of_epochs) if epsilons[0])
+    assert 0 < of_epochs[first][0] <= FIRST
+    assert of_epochs[first] == [of_epochs[first][0]] * (6 if steep == 5.0 else 4) + [0.0] * (0 if steep == 5.0 else 2)
+    for epoch in range(first + 1, 12):
+        gets_worse = min(held_out[max(0, epoch - 3) : epoch]) > min(held_out[:epoch])
+        assert len(set(of_epochs[epoch])) == 1
+        assert (of_epochs[epoch][0] > 0) == (steep == 5.0 or gets_worse)
 
 
 class SetByHand(TrainerCallback):
