@@ -141,8 +141,8 @@ class RadiusCallback(TrainerCallback, ExportableState):
             start = self._start.collect()
             wanted = radius_for(training_loss, self._held_out, start)
             steep, gets_worse = is_steep(self._steepest, start), min(self._held_out) > self._lowest
-            slopes = self._slope, self._steepest
-            limit = limit_for(start - training_loss, self._share, self._tried, *slopes, steep, gets_worse)
+            slope = self._steepest if steep else self._slope  # dropout hides the slope at a small radius
+            limit = limit_for(start - training_loss, self._share, self._tried, slope, steep, gets_worse)
             self.value = min(wanted, limit)
 
     def _measure(self) -> None:
@@ -229,8 +229,7 @@ class RadiusMixin(_TrainerBehind):
         kind = getattr(getattr(self.model, "config", None), "problem_type", None)
         if kind is not None:  # models of transformers set it in their first pass
             return torch.ones_like(loss) if kind == "regression" else None
-        # Some libraries name no labels
-        names = (*self.label_names, "labels", "label") if isinstance(inputs, Mapping) else ()
+        names = (*self.label_names, "labels", "label") if isinstance(inputs, Mapping) else ()  # or none is named
         for labels in map(inputs.get, names):
             if isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape[1:].numel() == 1:
                 return ((labels != 0) & (labels != 1)).sum().to(loss)

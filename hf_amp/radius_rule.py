@@ -63,23 +63,19 @@ def is_steep(slope: float, loss_at_start: float) -> bool:
     return slope > STEEP * max(0.0, loss_at_start)
 
 
-def limit_for(
-    learnt: float, share: float, tried: float, slope: float, steepest: float, steep: bool, gets_worse: bool
-) -> float:
+def limit_for(learnt: float, share: float, tried: float, slope: float, steep: bool, gets_worse: bool) -> float:
     """Return the largest radius that takes back no more than a share of what was learnt, as far as that is known.
 
     What 0.5 is for one network is 0.01 for another: where the loss rises steeply around the weights, a larger radius
     undoes the training. So the first radius is a small one, which tells how steeply. A steep network is not perturbed
-    before the held-out loss gets worse, however wide the gap is; then the share is 0.03 at most, and the largest slope
-    counts, since dropout hides a small one.
+    before the held-out loss gets worse, however wide the gap is; then the share is 0.03 at most.
 
     Args:
         learnt: what the training loss is lower by than at the start.
         share: of it.
         tried: the last radius that was used; 0 if none was.
-        slope: what the loss at θ + Δ was higher by, over that radius.
-        steepest: the largest slope so far.
-        steep: as that slope says.
+        slope: what the loss at θ + Δ was higher by, over that radius; in a steep network the largest so far.
+        steep: whether the network is.
         gets_worse: the last held-out losses, three, are higher than the lowest of the training.
     """
     if not tried:
@@ -87,5 +83,5 @@ def limit_for(
     if steep:
         if not gets_worse:
             return 0.0
-        share, slope = min(share, SHARE_WHERE_STEEP), steepest
+        share = min(share, SHARE_WHERE_STEEP)
     return min(GROWTH * tried, share * max(0.0, learnt) / slope if slope else math.inf)

@@ -67,21 +67,20 @@ def test_the_radius_grows_with_the_gap_in_units_of_the_loss_at_the_start(trainin
 
 
 @pytest.mark.parametrize(
-    ("learnt", "share", "tried", "slopes", "steep", "gets_worse", "limit"),
+    ("learnt", "share", "tried", "slope", "steep", "gets_worse", "limit"),
     [
-        (1.0, 0.4, 0.0, (0.0, 0.0), False, False, 0.03),  # nothing is known yet
-        (1.0, 0.4, 0.03, (2.0, 5.0), False, False, 0.2),
-        (1.0, 0.4, 0.03, (20.0, 20.0), False, True, 0.02),
-        (1.0, 0.4, 0.03, (0.0, 0.0), False, False, 0.3),  # ten times as much as was tried, at most
-        (-0.1, 0.4, 0.03, (2.0, 2.0), False, False, 0.0),
-        (1.0, 0.4, 0.03, (6.0, 6.0), True, False, 0.0),
-        (1.0, 0.4, 0.03, (6.0, 6.0), True, True, 0.005),
-        (1.0, 0.4, 0.03, (2.0, 10.0), True, True, 0.003),
-        (1.0, 0.01, 0.03, (2.0, 2.0), True, True, 0.005),
+        (1.0, 0.4, 0.0, 0.0, False, False, 0.03),  # nothing is known yet
+        (1.0, 0.4, 0.03, 2.0, False, False, 0.2),
+        (1.0, 0.4, 0.03, 20.0, False, True, 0.02),
+        (1.0, 0.4, 0.03, 0.0, False, False, 0.3),  # ten times as much as was tried, at most
+        (-0.1, 0.4, 0.03, 2.0, False, False, 0.0),
+        (1.0, 0.4, 0.03, 6.0, True, False, 0.0),
+        (1.0, 0.4, 0.03, 6.0, True, True, 0.005),
+        (1.0, 0.01, 0.03, 2.0, True, True, 0.005),
     ],
 )
-def test_the_radius_is_limited_by_what_it_takes_back(learnt, share, tried, slopes, steep, gets_worse, limit):
-    assert limit_for(learnt, share, tried, *slopes, steep, gets_worse) == pytest.approx(limit)
+def test_the_radius_is_limited_by_what_it_takes_back(learnt, share, tried, slope, steep, gets_worse, limit):
+    assert limit_for(learnt, share, tried, slope, steep, gets_worse) == pytest.approx(limit)
 
 
 def test_a_network_is_steep_where_a_fifth_raises_the_loss_by_that_at_the_start():
@@ -129,7 +128,8 @@ def test_each_evaluation_sets_the_radius_of_the_steps_that_follow(tmp_path, monk
             rises = []
             share, before = share_for(share, (before, mean), held_out[-4:]), mean
             gets_worse = min(held_out[-3:]) > min(held_out)
-            limit = limit_for(began - mean, share, tried, slope, steepest, steepest > steep * began, gets_worse)
+            is_one = steepest > steep * began
+            limit = limit_for(began - mean, share, tried, steepest if is_one else slope, is_one, gets_worse)
             expected.append(min(radius_for(mean, held_out[-3:], began), limit))
     assert expected[1] == 0.0
     assert any(0.0 < radius < 0.5 for radius in expected)
@@ -157,6 +157,19 @@ def test_a_steep_network_is_perturbed_in_four_steps_alone_before_its_held_out_lo
         gets_worse = min(held_out[max(0, epoch - 3) : epoch]) > min(held_out[:epoch])
         assert len(set(of_epochs[epoch])) == 1
         assert (of_epochs[epoch][0] > 0) == (steep == 5.0 or gets_worse)
+
+
+def test_a_training_resumed_between_the_four_first_steps_stops_perturbing_after_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_amp.radius_rule.STEEP", 0.3)
+    options = {"data": Points(48), "logging_steps": 1, "logging_strategy": "steps", "save_steps": 1}
+    whole = overfitting_trainer(tmp_path, **options, save_strategy="steps")
+    whole.train()
+    first = next(i for i, epsilon in enumerate(radii(whole)) if epsilon)  # of a step, from 0
+    resumed = overfitting_trainer(tmp_path / "again", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{first + 2}"))
+    assert [epsilon > 0 for epsilon in radii(resumed)[first : first + 6]] == [True] * 4 + [False] * 2
+    assert radii(resumed) == radii(whole)
+    assert_identical(parameters_of(resumed.model), parameters_of(whole.model))
 
 
 class SetByHand(TrainerCallback):
