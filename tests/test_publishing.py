@@ -285,6 +285,13 @@ for name in sys.argv[1:]:
 print(json.dumps(told))
 """
 )
+LATER = """
+import sys
+from hf_amp.push import main
+
+for name in sys.argv[1:]:
+    main([name, "--repo", f"tester/{name}"])
+"""
 BACKGROUND = (
     TRAINER
     + """
@@ -326,10 +333,10 @@ def test_failed_pushes_lose_nothing_say_so_and_complete_later(hub, tmp_path):
         assert {"README.md", "config.json", "model.safetensors"} <= {path.name for path in (home / name).iterdir()}
     hub._faults.clear()
     hub.start()
+    assert all(hub.titles(f"tester/{name}") == ["initial commit"] for name in reasons)
+    later = run_client(hub, home, LATER, *reasons)
+    assert later.returncode == 0, later.stderr
     for name in reasons:
-        assert hub.titles(f"tester/{name}") == ["initial commit"]
-        later = push(hub, home, name, "--repo", f"tester/{name}")
-        assert later.returncode == 0, later.stderr
         assert hub.files(f"tester/{name}")["model.safetensors"] == (home / name / "model.safetensors").read_bytes()
     assert not known(hub)
 
