@@ -196,6 +196,26 @@ def test_errors_with_labels_of_people_are_those_of_the_figures():
     assert all(line in results for line in table)
 
 
+def test_methods_and_seeds_of_other_folders_stay_in_the_figures_of_labels_of_people():
+    merged = load_example("benchmarks/cifar10n").merged
+    studies = json.loads((EVIDENCE / "figures" / "cifar10n.json").read_text())["studies"]
+    assert merged(studies) == studies
+
+    def row(label, **seeds):
+        return {"label": label, **dict.fromkeys(("test", "training_loss", "radii", "passes"), seeds)}
+
+    def study(labels, *rows, regime="b"):
+        return {"regime": regime, "labels": labels, "rows": list(rows), "versions": {}}
+
+    before = [study("worst", row("SAM", s0=1), row("ERM", s0=1, s1=2))]
+    whole = merged([*before, study("official", row("ERM", s0=7)), study("worst", row("AMP", s2=3), row("ERM", s1=9))])
+    assert whole == [
+        study("official", row("ERM", s0=7)),
+        study("worst", row("ERM", s0=1, s1=9), row("AMP", s2=3), row("SAM", s0=1)),
+    ]
+    assert [one["regime"] for one in merged([study("worst"), study("worst", regime="a")])] == ["a", "b"]
+
+
 def test_the_figure_of_labels_of_people_has_two_bars_for_each_study(monkeypatch):
     study = load_example("benchmarks/cifar10n")
     studies = json.loads((EVIDENCE / "figures" / "cifar10n.json").read_text())["studies"]

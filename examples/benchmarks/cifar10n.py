@@ -3,7 +3,8 @@
     python examples/benchmarks/cifar10n.py outputs/cifar10n_a_worst outputs/cifar10n_b_worst ...
 
 Each folder is one of cifar10n_REGIME_LABELS, trained with examples/evidence/cifar10n_REGIME.yaml: REGIME is a, where
-plain training does not over-fit, or b, where it does. Writes cifar10n.json and cifar10n.png to --output_dir.
+plain training does not over-fit, or b, where it does. Writes cifar10n.json and cifar10n.png to --output_dir; what its
+cifar10n.json already has of other methods and seeds stays.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from hf_amp.hub.learning_curves import save_png
-from hf_amp.vision.report.results import mean_and_standard_error, write_json
+from hf_amp.vision.report.results import mean_and_standard_error, read_json, write_json
 
 REGIMES = {"a": "does not over-fit", "b": "over-fits"}
 ONE_WORD = {"ERM": "Trainer", "AMP": "AMPTrainer, nothing set"}
@@ -27,6 +28,8 @@ METHODS = {
     "AMP (amp_epsilon=0.5)": "AMP, ε = 0.5 in every step",
     "AMP (amp_ascent_fraction=0.06, amp_norm_stats=descent)": "AMP, ascent on 6 %",
 }
+LABELS = ("official", "aggregate", "random1", "random2", "random3", "worst")
+OF_A_SEED = ("test", "training_loss", "radii", "passes")
 JSON_NAME, FIGURE_NAME = "cifar10n.json", "cifar10n.png"
 
 
@@ -67,6 +70,24 @@ def row_of(row, folder):
             for seed, points in curves.items()
         },
     }
+
+
+def merged(studies):
+    """One study for each regime and labels: later ones add methods, and seeds of a method, to those before."""
+    found = {}
+    for study in studies:
+        whole = found.setdefault((study["regime"], study["labels"]), {**study, "rows": []})
+        rows = {row["label"]: row for row in whole["rows"]}
+        for row in study["rows"]:
+            before = rows.get(row["label"], {})
+            rows[row["label"]] = {**row, **{key: {**before.get(key, {}), **row[key]} for key in OF_A_SEED}}
+        whole["rows"] = sorted(rows.values(), key=lambda row: place(row["label"], METHODS))
+    return sorted(found.values(), key=lambda study: (study["regime"], place(study["labels"], LABELS)))
+
+
+def place(name, names):
+    """Where a name stands in a list; the others follow it, by the alphabet."""
+    return (0, list(names).index(name), "") if name in names else (1, 0, name)
 
 
 def passes(points, fraction):
@@ -158,7 +179,8 @@ def main(argv=None):
     parser.add_argument("--output_dir", type=Path, default=Path("outputs"), help="Where table and figure go.")
     options = parser.parse_args(argv)
     try:
-        studies = [study_of(folder) for folder in options.folders]
+        published = read_json(options.output_dir / JSON_NAME) or {"studies": []}
+        studies = merged([*published["studies"], *map(study_of, options.folders)])
     except (ValueError, OSError) as error:
         parser.error(str(error))
     write_json(options.output_dir / JSON_NAME, {"studies": studies})
