@@ -126,7 +126,22 @@ def test_numbers_of_numpy_and_torch_become_plain_and_others_are_left_out():
 def test_without_a_name_of_the_data_there_are_results_but_no_model_index():
     card = render_card(replace(FULL, dataset_name=None))
     assert "model-index" not in card
-    assert "| last epoch | test | error rate | 10.00 % |" in card
+    table = card.partition("## Results\n\n")[2].splitlines()[:5]
+    names = "accuracy | error rate | negative log-likelihood (NLL) | expected calibration error (ECE)"
+    assert table == [
+        f"| weights | split | {names} |",
+        "|---|---|---|---|---|---|",
+        "| last epoch | test | 90.00 % | 10.00 % | 0.5000 | 2.00 % |",
+        "| best epoch | test | 92.00 % | 8.00 % | 0.4000 | 1.00 % |",
+        "| last epoch | validation | 91.00 % | – | – | – |",
+    ]
+
+
+def test_an_evaluation_without_a_number_is_not_mentioned():
+    nothing = Evaluation("best epoch", "test", {"nll": float("nan")})
+    assert "\nNot measured yet.\n" in render_card(replace(FULL, evaluations=(nothing,)))
+    card = render_card(replace(FULL, evaluations=(*FULL.evaluations[:1], nothing)))
+    assert "| best epoch |" not in card
 
 
 def test_nothing_measured_is_said():

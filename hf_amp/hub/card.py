@@ -118,6 +118,11 @@ class CardFacts:
             if one.name != "usage":
                 object.__setattr__(self, one.name, without_places(getattr(self, one.name)))
 
+    @property
+    def measures(self) -> list[str]:
+        """Names of all that was measured, in the order in which they come first."""
+        return list(dict.fromkeys(name for one in self.evaluations for name in one.metrics))
+
     def to_json(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
         return json.loads(json.dumps(asdict(self), allow_nan=False, default=str))
