@@ -94,6 +94,28 @@ def test_made_tasks_hold_out_labels_that_are_as_wrong_as_those_of_the_training(g
     assert 0 < loss.item() < 10
 
 
+def test_made_tasks_are_evaluated_as_often_as_their_names_say(grid, tmp_path, monkeypatch):
+    import default_radius_made as made
+
+    evaluated = []
+
+    class Noting(made.AMPTrainer):
+        def evaluate(self, *args, **kwargs):
+            evaluated.append(self.state.global_step)
+            return super().evaluate(*args, **kwargs)
+
+    model, data, _ = made.tabular("default", 0, 0.0)  # 250 samples: 8 steps an epoch
+    monkeypatch.setattr(made, "AMPTrainer", Noting)
+    monkeypatch.setitem(made.MADE, "tabular", lambda *_: (model, data, {"num_train_epochs": 2}))
+    for steps, expected in ((None, {8, 16}), (5, {5, 10, 15, 16})):
+        evaluated.clear()
+        made.made_run("tabular", "default", 0, 0.0, tmp_path, steps)
+        assert set(evaluated) == expected  # and on the test data after the last step
+    named = {name: task.eval_steps for name, task in grid.TASKS.items() if "_every" in name}
+    assert named.keys() == {name for name, task in grid.TASKS.items() if task.eval_steps}
+    assert all(f"_every{steps}steps_" in name for name, steps in named.items())
+
+
 def share_of_other_labels(left, right):
     return (left.datasets["labels"] != right.datasets["labels"]).float().mean().item()
 

@@ -212,15 +212,18 @@ def regression(way, seed, noise):
 MADE = {one.__name__: one for one in (text, regression, mlp, lenet, tabular, vit, gru, bert, gpt2)}
 
 
-def made_run(kind, way, seed, noise, output_dir):
+def made_run(kind, way, seed, noise, output_dir, eval_steps=None):
     """One training on made data; the plain `TrainingArguments` are those of the default."""
+    strategy = "epoch" if eval_steps is None else "steps"
     model, (train, held_out, test), lengths = MADE[kind](way, seed, noise)
     own = {"amp_epsilon": 0.0 if way in ("erm", "together") else float(way)} if way != "default" else {}
     args = (TrainingArguments if way == "default" else AMPTrainingArguments)(
         output_dir=str(output_dir / "runs" / "made" / way / f"seed{seed}"),
         per_device_train_batch_size=32,
-        eval_strategy="epoch",
-        logging_strategy="epoch",
+        eval_strategy=strategy,
+        eval_steps=eval_steps,
+        logging_strategy=strategy,
+        logging_steps=eval_steps or 500,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,

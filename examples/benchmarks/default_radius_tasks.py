@@ -29,6 +29,7 @@ class Task:
         start: what the weights start from: None: fresh; "vit": a small vision transformer; "trained": a network trained
             on 20,000 images of CIFAR-10.
         head_only: train nothing but the classifier.
+        eval_steps: of a made task: evaluate after so many steps, not after each epoch.
     """
 
     settings: dict = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Task:
     ascent: bool = False
     start: str | None = None
     head_only: bool = False
+    eval_steps: int | None = None
 
     @property
     def needs_data(self):
@@ -140,6 +142,12 @@ TASKS |= {  # tried once, when the rule stood
     }.items()
     for noise in wrong
 }
+TASKS |= {  # evaluated four or five times an epoch, or every fourth or fifth epoch
+    f"{kind}_every{steps}steps_noise{noise:g}": Task(seeds=SECONDS, eval_steps=steps)
+    for kind, wrong in {"mlp_30epochs": (0.0, 0.3), "gru_20epochs": (0.0, 0.2)}.items()
+    for noise in wrong
+    for steps in (5, 100)
+}
 _images = {}
 _SIZES = {"digits": 1438, "cifar10": 50_000, "cifar100": 5000, "svhn": 862}
 
@@ -156,7 +164,8 @@ def run_task(name, way, seed, output_dir, data):
     """
     task = TASKS[name]
     if not task.settings:
-        return made_run(name.partition("_")[0], way, seed, float(name.partition("_noise")[2]), output_dir)
+        noise = float(name.partition("_noise")[2])
+        return made_run(name.partition("_")[0], way, seed, noise, output_dir, task.eval_steps)
     settings = image_settings(task, way, seed, output_dir / "runs" / name / way, data)
     if task.start is not None:
         settings["model"] = str(start_of(task.start, output_dir, data, settings.pop("model_args", None)))
