@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import load_example
 from tiny_images import image_split, write_parquet
 
 pytestmark = pytest.mark.slow
@@ -64,3 +65,19 @@ def test_what_has_no_time_left_or_no_images_is_said_and_left_out(tmp_path):
     said = rehearse(tmp_path, "data", "erm", seconds=5)
     assert "no time left for" in said
     assert "erm: not all images are here yet" in said
+
+
+def test_epochs_are_planned_by_the_steps_that_were_measured():
+    epochs = load_example("benchmarks/gpu_plan").epochs
+    row = {"model": "preactresnet18", "compiled": True, "dtype": "bfloat16"}
+    rows = [
+        {**row, "variant": "Trainer", "ms": 10.0},
+        {**row, "variant": "AMPTrainer N=1", "ms": 18.0},
+        {**row, "variant": "Trainer", "compiled": False, "ms": 99.0},
+        {**row, "variant": "AMPTrainer N=1", "watched_ms": 99.0},
+    ]
+    # 250 steps an epoch: 2.5 + 0.5 s and 4.5 + 0.5 s; 35 s to start each
+    assert epochs(150.1, ["erm", "worst_amp"], 200, 60, rows) == 10
+    assert epochs(150.1, ["erm", "worst_amp"], 200, 7, rows) == 7
+    assert epochs(1.0, ["erm", "worst_amp"], 200, 60, rows) == 5  # no fewer
+    assert epochs(150.1, ["erm", "amp"], 200, 60, []) == 20  # guesses: 1 + 0.5 s and 2 + 0.5 s

@@ -68,8 +68,8 @@ whole() {
 choose_epochs() {
     [ "$EPOCHS" = auto ] || return 0
     [ -f "$KEEP/epochs" ] ||
-        "$PYTHON" $benchmarks/gpu_steps.py --plan $(left) --most "$MOST_EPOCHS" --batch_size "$BATCH" \
-            --out "$KEEP/steps.jsonl" --trainings $(for p in $PHASES; do case $p in *erm | *amp | cheap) echo "$p" ;; esac; done) \
+        "$PYTHON" $benchmarks/gpu_plan.py "$(left)" --most "$MOST_EPOCHS" --batch_size "$BATCH" \
+            --steps_file "$KEEP/steps.jsonl" --trainings $(for p in $PHASES; do case $p in *erm | *amp | cheap) echo "$p" ;; esac; done) \
             > "$KEEP/epochs"
     EPOCHS=$(cat "$KEEP/epochs")
     say "$EPOCHS epochs each"

@@ -3,8 +3,7 @@
 A row of JSON as soon as it is known, appended to --out: what is stopped keeps what it had. The cases come in the order
 of their worth; in each, the variants are trained in turn, `--rounds` times. `watched_ms` is the median over steps with
 a wait for the device around each; `ms` is a whole training without a wait, over its steps, so that the host's work may
-hide behind the device's: the figure that users see. `--plan SECONDS` measures nothing and prints for how many epochs
-of CIFAR-10 some trainings have time.
+hide behind the device's: the figure that users see.
 """
 
 import argparse
@@ -40,7 +39,6 @@ GROUPS = [
     },
     {"Trainer": {}, "AMPTrainer, ascent on 6 %": {"amp_ascent_fraction": 0.06, "amp_norm_stats": "descent"}},
 ]
-TRAINING_VARIANTS = {"erm": "Trainer", "amp": "AMPTrainer N=1", "cheap": "AMPTrainer, ascent on 6 %"}
 
 
 class Whole(TrainerCallback):
@@ -127,21 +125,6 @@ def measure(case, group, options, end):
                 put(options.out, **label, variant=variant, peak_mib=run.peak() / 2**20)
 
 
-def plan(options):
-    """Return how many epochs each of the trainings may have, by the steps measured, compiled and in bf16."""
-    milliseconds = {"Trainer": 4.0, "AMPTrainer N=1": 8.0, "AMPTrainer, ascent on 6 %": 5.0}  # guesses, if none were
-    if options.out.exists():
-        for row in map(json.loads, options.out.read_text(encoding="utf-8").splitlines()):
-            wanted = row.get("model") == "preactresnet18" and row.get("compiled") and row.get("dtype") == "bfloat16"
-            if wanted and "ms" in row and row["variant"] in milliseconds:
-                milliseconds[row["variant"]] = row["ms"]
-    steps = 50_000 / options.batch_size
-    evaluation, start = 0.5, 35  # seconds: of an epoch's evaluation, and to start and compile
-    seconds = [steps * milliseconds[TRAINING_VARIANTS[name.rpartition("_")[2]]] / 1e3 for name in options.trainings]
-    epoch = sum(seconds) + evaluation * len(seconds)
-    return max(5, min(options.most, int((options.plan - start * len(options.trainings)) / epoch)))
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON lines")
@@ -159,13 +142,7 @@ def main():
         help="which, in this order",
     )
     parser.add_argument("--tiny", action="store_true", help="a network of a few thousand parameters, for a rehearsal")
-    parser.add_argument("--plan", type=float, help="print for how many epochs trainings have so many seconds; stop")
-    parser.add_argument("--trainings", nargs="*", default=["erm", "amp"], help="for --plan: their names")
-    parser.add_argument("--most", type=int, default=60, help="for --plan: epochs at most")
     options = parser.parse_args()
-    if options.plan is not None:
-        print(plan(options))
-        return
     options.sync_debug = options.device == "cuda"
     end = time.monotonic() + options.seconds
     device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
