@@ -46,6 +46,13 @@ def test_the_share_of_the_gain_is_that_of_the_best_constant_radius(grid):
     assert "Share of the best constant radius's gain: 60% in 1 tasks." in table
 
 
+def test_a_single_seed_has_no_standard_error(grid):
+    made = rows(erm=[40.0], default=[34.0])
+    assert "| a | 1 | 40.0 | 39.0 | – | 34.0 | -6.00 | – |" in grid.table(
+        {"a": {"rows": made, "summary": grid.summary_of(made)}}
+    )
+
+
 def test_where_no_constant_radius_gains_there_is_no_share(grid):
     summary = grid.summary_of(rows(erm=[40.0, 42.0], default=[40.0, 42.0], **constants()))
     assert summary["share_of_gain"] is None

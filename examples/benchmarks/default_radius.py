@@ -96,7 +96,8 @@ def table(tasks):
         at_best = f"{errors['erm'] + best[0]:.1f}" if best else "–"
         share = one["share_of_gain"]
         chosen = f"{cell(one['best_constant'])} ({one['best_constant']})" if one["best_constant"] else "–"
-        cells = (cell("erm"), at_best, cell("together"), cell("default"), f"{mean:+.2f} ± {error:.2f}")
+        change = f"{mean:+.2f}" + ("" if math.isnan(error) else f" ± {error:.2f}")
+        cells = (cell("erm"), at_best, cell("together"), cell("default"), change)
         more = (chosen, cell("0.5"), "–" if share is None else f"{share:.0%}", *map(cell, ASCENT))
         more += tuple(f"{one['seconds'][way]:.0f}" for way in ("erm", "default"))
         lines.append(f"| {' | '.join((name, str(seeds), *cells, *more))} |")
