@@ -47,8 +47,11 @@ def test_the_share_of_the_gain_is_that_of_the_best_constant_radius(grid):
 
 
 def test_a_single_seed_has_no_standard_error(grid):
-    made = rows(erm=[40.0], default=[34.0])
-    assert "| a | 1 | 40.0 | 39.0 | – | 34.0 | -6.00 | – |" in grid.table(
+    made = rows(erm=[40.0], default=[34.0], **constants(r01=[30.0]))
+    assert grid.summary_of(made)["share_of_gain"] == pytest.approx(0.6)
+    assert not grid.summary_of(made)["harms"]
+    assert grid.summary_of(rows(erm=[34.0], default=[34.1]))["harms"]
+    assert "| a | 1 | 40.0 | 39.0 | – | 34.0 | -6.00 | 30.0 (0.1) |" in grid.table(
         {"a": {"rows": made, "summary": grid.summary_of(made)}}
     )
 

@@ -48,14 +48,15 @@ def ways_of(task):
 
 
 def paired(rows, left, right, key="error"):
-    """Mean and standard error of the differences between two ways over the seeds that both have."""
+    """Mean, standard error (None for one seed) and number of the differences over the seeds that both ways have."""
     seeds = sorted(rows.get(left, {}).keys() & rows.get(right, {}).keys())
     pairs = [(rows[left][seed][key], rows[right][seed]["error"]) for seed in seeds]
     differences = [one - other for one, other in pairs if one is not None]
     if not differences:
         return None
-    spread = statistics.stdev(differences) if len(differences) > 1 else math.nan
-    return statistics.mean(differences), spread / math.sqrt(len(differences)), len(differences)
+    count = len(differences)
+    error = statistics.stdev(differences) / math.sqrt(count) if count > 1 else None
+    return statistics.mean(differences), error, count
 
 
 def summary_of(rows):
@@ -71,7 +72,7 @@ def summary_of(rows):
     summary = {"errors": means, "seconds": seconds, "best_constant": best, "default": change, "constant": chosen}
     summary["erm_best_epoch"] = paired(rows, "erm", "erm", "best_error")
     if change is not None:
-        summary["harms"] = change[0] > (0 if math.isnan(change[1]) else change[1])
+        summary["harms"] = change[0] > (change[1] or 0)
         gains = chosen is not None and -chosen[0] > (chosen[1] or 0)
         summary["share_of_gain"] = change[0] / chosen[0] if gains else None
     return summary
@@ -96,7 +97,7 @@ def table(tasks):
         at_best = f"{errors['erm'] + best[0]:.1f}" if best else "–"
         share = one["share_of_gain"]
         chosen = f"{cell(one['best_constant'])} ({one['best_constant']})" if one["best_constant"] else "–"
-        change = f"{mean:+.2f}" + ("" if math.isnan(error) else f" ± {error:.2f}")
+        change = f"{mean:+.2f}" + ("" if error is None else f" ± {error:.2f}")
         cells = (cell("erm"), at_best, cell("together"), cell("default"), change)
         more = (chosen, cell("0.5"), "–" if share is None else f"{share:.0%}", *map(cell, ASCENT))
         more += tuple(f"{one['seconds'][way]:.0f}" for way in ("erm", "default"))
@@ -121,7 +122,7 @@ def save_figure(tasks, path):
         axes.errorbar(
             [change[0] for _, change in points],
             [place for place, _ in points],
-            xerr=[0 if math.isnan(change[1]) else change[1] for _, change in points],
+            xerr=[change[1] or 0 for _, change in points],
             fmt="o",
             color=color,
             label=label,
