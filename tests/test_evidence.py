@@ -159,14 +159,10 @@ def test_changes_by_the_default_radius_are_those_of_its_rows(monkeypatch):
         summary = grid.summary_of(task["rows"])
         errors = {way: f"{error:.1f}" for way, error in summary["errors"].items()}
         assert f"{errors['erm']} → {errors['default']} ({errors.get('0.5', '–')})" in results, name
-    harmed = {name for name, task in tasks.items() if grid.summary_of(task["rows"])["harms"]}
-    assert harmed == {"cifar10_1500_40epochs_noise0_vit"}
-    for name in harmed:
-        mean, error, _ = grid.summary_of(tasks[name]["rows"])["default"]
-        assert f"{mean:+.1f} ± {error:.1f}" in results
+    assert not [name for name, task in tasks.items() if grid.summary_of(task["rows"])["harms"]]
     readme = (EXAMPLES.parent / "README.md").read_text()
-    assert f"It loses in {len(harmed)} of {len(tasks)} tasks" in results
-    assert f"it loses in {len(harmed)} of the {len(tasks)} tasks" in readme
+    assert f"It loses in none of {len(tasks)} tasks" in results
+    assert f"it loses in none of the {len(tasks)} tasks" in readme
     by_images = ("ascent_0.02", "ascent_0.06", "ascent_0.24", "default")
     means = [errors for task in tasks.values() if (errors := task["summary"]["errors"]).keys() >= {*by_images}]
     assert len(means) >= 2
