@@ -106,7 +106,8 @@ def table(tasks):
     harmed = [name for name, task in tasks.items() if task["summary"].get("harms")]
     shares = [one["share_of_gain"] for one in summaries if one["share_of_gain"] is not None]
     lines.append("")
-    lines.append(f"Worse than ERM by more than a standard error: {', '.join(harmed) or 'none'}, of {len(summaries)}.")
+    worse = f"{', '.join(harmed) or 'none'}, of {len(summaries)}"
+    lines.append(f"Worse than ERM by more than a standard error, or in the only seed: {worse}.")
     if shares:
         lines.append(f"Share of the best constant radius's gain: {statistics.mean(shares):.0%} in {len(shares)} tasks.")
     return "\n".join(lines)
