@@ -24,10 +24,9 @@ def card_of(folder, seed=42):
     return card
 
 
-def row(name, metrics, weights):
-    label = {"error_rate": "error rate", "nll": "negative log-likelihood (NLL)"}[name]
-    value = f"{100 * metrics[name]:.2f} %" if name == "error_rate" else f"{metrics[name]:.4f}"
-    return f"| {weights} | {label} | {value} |"
+def row(weights, metrics):
+    accuracy, error, ece = (f"{100 * metrics[name]:.2f} %" for name in ("accuracy", "error_rate", "ece"))
+    return f"| {weights} | {accuracy} | {error} | {metrics['nll']:.4f} | {ece} |"
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +41,9 @@ def test_last_and_best_are_apart_in_table_and_model_index(with_validation):
     folder, results = with_validation
     card, run = card_of(folder), results["runs"][0]
     best = f"epoch {run['best_epoch']:g}, the best on the validation images"
-    for name in ("error_rate", "nll"):
-        assert row(name, run["test"]["last"], "last epoch | test") in card
-        assert row(name, run["test"]["best"], f"{best} | test") in card
-        assert row(name, run["validation"], "last epoch | validation") in card
+    assert row("last epoch | test", run["test"]["last"]) in card
+    assert row(f"{best} | test", run["test"]["best"]) in card
+    assert row("last epoch | validation", run["validation"]) in card
     values = {(one.dataset_split, one.metric_name): one.metric_value for one in ModelCard(card).data.eval_results}
     assert values["test", "error rate, last epoch"] == run["test"]["last"]["error_rate"]
     assert values["test", f"error rate, {best}"] == run["test"]["best"]["error_rate"]
