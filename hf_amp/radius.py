@@ -238,8 +238,7 @@ class RadiusMixin(_TrainerBehind):
     def held_out_loss(self, metrics: Mapping[str, float]) -> float | None:
         """Return the loss that the radius follows; None if this evaluation has no part in it. Override it to choose.
 
-        By default `eval_loss`, or that of the first data set where `eval_dataset` is a dictionary. It should be on data
-        like those of the training: on others, part of the gap is no over-fitting.
+        By default `eval_loss`, or that of the first data set of a dictionary; let it be data like the training's.
 
         Args:
             metrics: of an evaluation, as `evaluate` returns them.

@@ -166,6 +166,26 @@ def test_changes_by_the_default_radius_are_those_of_its_rows(monkeypatch):
     readme = (EXAMPLES.parent / "README.md").read_text()
     assert f"It loses in 1 of {len(tasks)} tasks" in results
     assert f"it loses in 1 of the {len(tasks)} tasks" in readme
+    told = results.replace("\n ", "")
+    rows = {name: task["rows"] for name, task in tasks.items()}
+    summaries = {name: grid.summary_of(of_task) for name, of_task in rows.items()}
+    whole = [name for name, one in summaries.items() if one["best_constant"]]
+    changes = {way: [grid.paired(rows[name], way, "erm") for name in whole] for way in grid.CONSTANT}
+    harm = {way: sum(mean > (error or 0) for mean, error, _ in values) for way, values in changes.items()}
+    assert all(harm.values())
+    assert not set(harmed) & set(whole)
+    assert f"0.5 in {harm['0.5']} and 0.05 in {harm['0.05']} of the {len(whole)} tasks in which all five" in told
+    shares = [one["share_of_gain"] for one in summaries.values() if one["share_of_gain"] is not None]
+    assert (
+        f"in the {len(shares)} tasks where one gains, the default has {statistics.mean(shares):.0%}".replace("%", " %")
+        in told
+    )
+    for steps in (5, 100):
+        parts = [
+            summaries[f"{kind}_every{steps}steps_{noise}"]["default"][0] / summaries[f"{kind}_{noise}"]["default"][0]
+            for kind, noise in (("mlp_30epochs", "noise0.3"), ("gru_20epochs", "noise0"), ("gru_20epochs", "noise0.2"))
+        ]
+        assert f"{100 * min(parts):.0f} to {100 * max(parts):.0f} %" in told
     by_images = ("ascent_0.02", "ascent_0.06", "ascent_0.24", "default")
     means = [errors for task in tasks.values() if (errors := task["summary"]["errors"]).keys() >= {*by_images}]
     assert len(means) >= 2

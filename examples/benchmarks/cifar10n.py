@@ -81,11 +81,11 @@ def merged(studies):
         for row in study["rows"]:
             before = rows.get(row["label"], {})
             rows[row["label"]] = {**row, **{key: {**before.get(key, {}), **row[key]} for key in OF_A_SEED}}
-        whole["rows"] = sorted(rows.values(), key=lambda row: place(row["label"], METHODS))
-    return sorted(found.values(), key=lambda study: (study["regime"], place(study["labels"], LABELS)))
+        whole["rows"] = sorted(rows.values(), key=lambda row: rank(row["label"], METHODS))
+    return sorted(found.values(), key=lambda study: (study["regime"], rank(study["labels"], LABELS)))
 
 
-def place(name, names):
+def rank(name, names):
     """Where a name stands in a list; the others follow it, by the alphabet."""
     return (0, list(names).index(name), "") if name in names else (1, 0, name)
 

@@ -9,11 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-MILLISECONDS = {
-    "Trainer": 4.0,
-    "AMPTrainer N=1": 8.0,
-    "AMPTrainer, ascent on 6 %": 5.0,
-}  # guesses
+# Of a step; guesses, where none was measured
+MILLISECONDS = {"Trainer": 4.0, "AMPTrainer N=1": 8.0, "AMPTrainer, ascent on 6 %": 5.0}
 VARIANTS = {"erm": "Trainer", "amp": "AMPTrainer N=1", "cheap": "AMPTrainer, ascent on 6 %"}
 IMAGES, FEWEST_EPOCHS = 50_000, 5
 EVALUATION, START = 0.5, 35  # seconds: of an epoch's evaluation, and to start and compile
