@@ -1,7 +1,7 @@
 """The same inputs for every pass, whatever it does to its own: new containers, tensors and a count that are watched."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -52,43 +52,63 @@ def rebuilt(data: Any, change: Callable[[Any], Any]) -> Any:
     return data
 
 
-def tensors_in(data: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of nested inputs with their names."""
-    if isinstance(data, Tensor):
-        yield name, data
-    elif isinstance(data, Mapping):
+def values_in(data: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what nested inputs hold, tensors and all that is no container, with their names."""
+    if isinstance(data, Mapping):
         for key, value in data.items():
-            yield from tensors_in(value, f"{name}.{key}" if name else str(key))
+            yield from values_in(value, f"{name}.{key}" if name else str(key))
     elif isinstance(data, (list, tuple)):
         for i, value in enumerate(data):
-            yield from tensors_in(value, f"{name}[{i}]")
+            yield from values_in(value, f"{name}[{i}]")
     elif is_dataclass(data) and not isinstance(data, type):
         for field in fields(data):
-            yield from tensors_in(getattr(data, field.name), f"{name}.{field.name}" if name else field.name)
+            yield from values_in(getattr(data, field.name), f"{name}.{field.name}" if name else field.name)
+    else:
+        yield name, data
+
+
+def tensors_in(data: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested inputs with their names."""
+    return ((name, value) for name, value in values_in(data) if isinstance(value, Tensor))
 
 
 class Watch:
-    """Finds the tensors that a pass changes in place."""
+    """Finds what is changed in inputs: tensors in place, or values that take the place of others."""
 
     def __init__(self, inputs: Any) -> None:
-        self._before = [(name, tensor, _version(tensor)) for name, tensor in tensors_in(inputs)]
+        self._before = {name: (value, _version(value)) for name, value in values_in(inputs)}
 
     def changed(self) -> list[str]:
-        """Return the names of the tensors that were changed since."""
-        return [name for name, tensor, version in self._before if _version(tensor) != version]
+        """Return the names of the tensors that were changed in place since."""
+        return [name for name, (value, version) in self._before.items() if _version(value) != version]
+
+    def sees(self, inputs: Any) -> bool:
+        """Whether inputs hold the very same values as those that are watched, and none was changed in place."""
+        now = dict(values_in(inputs))
+        is_same = now.keys() == self._before.keys() and all(now[name] is self._before[name][0] for name in now)
+        return is_same and not self.changed()
 
 
-def same_values(left: Any, right: Any) -> bool:
-    """Whether two inputs are one, or mappings of the same names to the very same values."""
-    if left is right:
-        return True
-    if not (isinstance(left, Mapping) and isinstance(right, Mapping)) or left.keys() != right.keys():
-        return False
-    return all(left[name] is right[name] for name in left)
+def continuous_labels(inputs: Any, names: Iterable[str]) -> Tensor | None:
+    """Count the labels of a batch that are continuous, 0-dim; None where they are classes, as far as one can see.
+
+    Floating-point labels, one for each sample, are those of a regression, unless all of them are 0 or 1. Several for
+    each sample may be probabilities of classes while they are in [0, 1], or -100, which losses leave out.
+
+    Args:
+        inputs: of any kind; labels are looked for in mappings.
+        names: that labels may have; the first that is floating-point counts.
+    """
+    for labels in map(inputs.get, names) if isinstance(inputs, Mapping) else ():
+        if isinstance(labels, Tensor) and labels.is_floating_point():
+            one_each = labels.shape[1:].numel() == 1
+            classes = (labels == 0) | (labels == 1) if one_each else (labels >= 0) & (labels <= 1)
+            return (~classes & (labels != -100)).sum()
+    return None
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+def _version(value: Any) -> int:
+    return value._version if isinstance(value, Tensor) and not value.is_inference() else 0
 
 
 def _has_iterators(data: Any) -> bool:

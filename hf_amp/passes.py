@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
@@ -133,6 +134,17 @@ def frozen_norm_stats(model: nn.Module) -> Iterator[None]:
 def running_statistics(model: nn.Module) -> list[Tensor]:
     """Return the buffers of `model` that hold running statistics of normalisation layers."""
     return [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] in _STATISTICS]
+
+
+def is_compiled(trainer: Any) -> bool:
+    """Return whether `torch.compile` has a part in the passes of a Trainer, as far as one can see; walks its model."""
+    if trainer.args.torch_compile or trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+        return True
+    functions = (getattr(trainer.model, "loss_function", None), trainer.compute_loss_func)
+    if any(hasattr(function, "_torchdynamo_orig_callable") for function in functions):
+        return True
+    modules = trainer.model.modules()
+    return any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules)
 
 
 @contextmanager

@@ -18,7 +18,8 @@ class Perturbation:
     """Δ for some parameters, inside one or many ε-balls; 0 until the first `ascend`.
 
     Inside `applied` the parameters are θ + Δ, and `ascend` moves them on; outside they are θ, bit for bit. Beside each
-    parameter that has moved there is one spare tensor: of θ inside, of θ + Δ between two times that are `applied`.
+    parameter that has moved there is one spare tensor: of θ inside, of Δ between two times that are `applied`, so that
+    Δ is added to what the parameters are by then.
     Parameters that never receive a gradient keep Δ = 0. Sharded parameters (`DTensor`) are handled on their local
     shards, with one all-reduce of the vector of squared norms per `ascend`; all processes of the mesh must call
     `ascend` then. Complex parameters count as pairs of real numbers.
@@ -43,8 +44,8 @@ class Perturbation:
         self.per_tensor = norm == "tensor"
         # The spare tensors by the place of their parameter: a parameter is θ + Δ while its θ is kept here, …
         self._theta: dict[int, Tensor] = {}
-        # … and θ while its θ + Δ is kept here. Never both, but while one takes the place of the other.
-        self._perturbed: dict[int, Tensor] = {}
+        # … and θ while its Δ is kept here. Never both, but while one takes the place of the other.
+        self._delta: dict[int, Tensor] = {}
         self._is_applied = False
         self._finite: Tensor | None = None
         self._norm: Tensor | None = None
@@ -61,7 +62,7 @@ class Perturbation:
             self._move_to_perturbed()
             yield
             if keep_delta:
-                self._keep_perturbed()
+                self._keep_delta()
                 is_kept = True
         finally:
             if not is_kept:
@@ -171,25 +172,25 @@ class Perturbation:
     @torch.no_grad()
     def _move_to_perturbed(self) -> None:
         """θ ← θ + Δ. One by one, so that there is one copy and not two; θ is kept before it changes."""
-        for i, shard in self._shards(self._perturbed).items():
+        for i, shard in self._shards(self._delta).items():
             self._theta[i] = shard.clone()
-            shard.copy_(self._perturbed.pop(i))
+            shard.add_(self._delta.pop(i))
 
     @torch.no_grad()
-    def _keep_perturbed(self) -> None:
-        """θ again, with copies of θ + Δ in the place of those of θ; the last that moved is the first to go back."""
+    def _keep_delta(self) -> None:
+        """θ again, with Δ in the place of the copies of θ; the last that moved is the first to go back."""
         for i, shard in reversed(self._shards(self._theta).items()):
-            self._perturbed[i] = shard.clone()
+            self._delta[i] = shard - self._theta[i]
             shard.copy_(self._theta[i])
             del self._theta[i]
-        self._perturbed = dict(reversed(self._perturbed.items()))
+        self._delta = dict(reversed(self._delta.items()))
 
     @torch.no_grad()
     def _move_to_theta(self) -> None:
         """θ again, and Δ = 0. Backwards, as memory that two parameters share needs it."""
         order = list(reversed(self._theta))
         _copy(list(self._shards(order).values()), [self._theta[i] for i in order])
-        self._theta, self._perturbed = {}, {}
+        self._theta, self._delta = {}, {}
 
     def _shards(self, places: Iterable[int]) -> dict[int, Tensor]:
         return {i: _local(self.params[i]) for i in places}

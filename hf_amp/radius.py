@@ -11,6 +11,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
+from hf_amp.inputs import continuous_labels
 from hf_amp.logs import StepMean
 from hf_amp.radius_rule import EVALUATIONS, LEAST_SHARE, is_steep, limit_for, radius_for, share_for
 from hf_amp.third_party import is_of
@@ -19,9 +20,14 @@ from hf_amp.training_args import AMPSettings
 logger = logging.get_logger(__name__)
 
 NO_EVALUATION = (
-    "`amp_epsilon` is not set, so the radius follows how far the training over-fits, and nothing is evaluated while it "
-    "trains: every step is a plain one, as with Trainer. Pass `eval_dataset` and eval_strategy='epoch', or choose a "
-    "constant radius, such as the paper's amp_epsilon=0.5."
+    "`amp_epsilon` is not set, so the radius follows how far the training over-fits, and eval_strategy='no': unless a "
+    "callback evaluates while it trains, every step is a plain one, as with Trainer. Pass `eval_dataset` and "
+    "eval_strategy='epoch', or choose a constant radius, such as the paper's amp_epsilon=0.5."
+)
+LATE_EVALUATION = (
+    "`amp_epsilon` is not set, so the radius follows how far the training over-fits, and the first evaluation comes when "
+    "the training ends: every step is a plain one, as with Trainer. Evaluate more often (eval_strategy='steps' and a "
+    "smaller `eval_steps`), train for more epochs, or choose a constant radius, such as the paper's amp_epsilon=0.5."
 )
 NO_LOSS = (
     "`amp_epsilon` is not set, so the radius follows the held-out loss, and this evaluation has no {!r}: the radius "
@@ -59,7 +65,7 @@ class RadiusCallback(TrainerCallback, ExportableState):
     Attributes:
         value: the present radius ε, in [0, 0.5].
         largest: the largest radius that a step of this training had.
-        trainer: which says what loss of an evaluation is followed; None before its first step.
+        trainer: which says what loss of an evaluation is followed; None before it trains.
     """
 
     @classmethod
@@ -100,7 +106,7 @@ class RadiusCallback(TrainerCallback, ExportableState):
         if rise is not None:
             self._rise.add(_finite(rise), is_new_step)
         if continuous_labels is not None:
-            self._continuous.add(continuous_labels, is_new_step)
+            self._continuous.add(continuous_labels.to(loss), is_new_step)
         if is_new_step:
             self._is_start = self._start.steps < _FIRST_STEPS
         if self._is_start:
@@ -110,13 +116,13 @@ class RadiusCallback(TrainerCallback, ExportableState):
         """Begin at 0, or with what the checkpoint holds that is resumed from."""
         states: Any = state.stateful_callbacks
         stored = states.get(type(self).__name__) if state.global_step else None
-        if stored is not None:
-            self._begin(**stored["attributes"])
-            return
-        self._begin()
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        if losses:  # a checkpoint of another Trainer: the training has begun with what it logged first
+        self._begin(**({} if stored is None else stored["attributes"]))
+        losses = [entry.get("erm_loss", entry["loss"]) for entry in state.log_history if "loss" in entry]
+        if stored is None and losses:  # a checkpoint without a radius: its training began with what it logged first
             self._start = StepMean(losses[0] * _FIRST_STEPS, _FIRST_STEPS)
+        states.setdefault(type(self).__name__, self.state())  # where `Trainer` looks for it when it saves
+        if self.trainer is not None:
+            self.trainer._warn_of_evaluations(state)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Set the radius for the steps to come."""
@@ -131,6 +137,7 @@ class RadiusCallback(TrainerCallback, ExportableState):
         loss = self.trainer.held_out_loss(metrics)
         if loss is None:
             return
+        loss = float(loss)  # of numpy, say: a checkpoint holds it as JSON
         training_loss, self._recent = self._recent.collect(), StepMean()
         if self._rise.steps:
             self._measure()
@@ -201,14 +208,24 @@ class RadiusMixin(_TrainerBehind):
 
     def _begin_radius(self) -> None:
         """Add the callback that sets the radius, unless it is given; before the training makes its state."""
-        settings = self.amp_settings
-        if settings.epsilon is not None or settings.switched_off:
+        if self.amp_settings.epsilon is not None or self.amp_settings.switched_off:
             return
-        if RadiusCallback.of(self) is None:
-            self.add_callback(RadiusCallback())
-        args = self.args
+        radius = RadiusCallback.of(self)
+        if radius is None:
+            self.add_callback(radius := RadiusCallback())
+        radius.trainer = self
+
+    def _warn_of_evaluations(self, state: TrainerState) -> None:
+        """Say what keeps the radius from following over-fitting, as far as it is known when a training begins."""
+        args, settings = self.args, self.amp_settings
+        if settings.epsilon is not None or settings.switched_off:  # by a trial of a search
+            return
+        by_steps = args.eval_strategy == IntervalStrategy.STEPS
+        first, last = (state.eval_steps, state.max_steps) if by_steps else (1, state.num_train_epochs)
         if args.eval_strategy == IntervalStrategy.NO:
             logger.warning(NO_EVALUATION)
+        elif max(first, args.eval_delay or 0) >= last:
+            logger.warning(LATE_EVALUATION)
         elif is_of(self, "sentence_transformers") and args.eval_batch_size != args.train_batch_size:
             logger.warning(OTHER_BATCHES.format(args.train_batch_size, args.eval_batch_size))
 
@@ -216,24 +233,14 @@ class RadiusMixin(_TrainerBehind):
         """Tell the callback what a micro-batch contributes to the losses of its step, at θ and at θ + Δ."""
         if self.amp_settings.epsilon is not None or (radius := RadiusCallback.of(self)) is None:
             return
-        radius.trainer = self
+        radius.trainer = self  # which a callback that is restored from a checkpoint does not know
         rise = None if amp_loss is None else amp_loss - loss
-        radius.add(loss, self.state.global_step, rise, self._continuous_labels(inputs, loss))
-
-    def _continuous_labels(self, inputs: Any, loss: Tensor) -> Tensor | None:
-        """Count the labels of a batch that are continuous, 0-dim; None where they are classes, as far as one can see.
-
-        Floating-point labels, one for each sample, are those of a regression, unless all of them are 0 or 1, or the
-        model says that it is none. Other shapes are probabilities of classes, or several classes for each sample.
-        """
         kind = getattr(getattr(self.model, "config", None), "problem_type", None)
         if kind is not None:  # models of transformers set it in their first pass
-            return torch.ones_like(loss) if kind == "regression" else None
-        names = (*self.label_names, "labels", "label") if isinstance(inputs, Mapping) else ()  # or none is named
-        for labels in map(inputs.get, names):
-            if isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape[1:].numel() == 1:
-                return ((labels != 0) & (labels != 1)).sum().to(loss)
-        return None
+            continuous = torch.ones_like(loss) if kind == "regression" else None
+        else:
+            continuous = continuous_labels(inputs, (*self.label_names, "labels", "label"))  # or none is named
+        radius.add(loss, self.state.global_step, rise, continuous)
 
     def held_out_loss(self, metrics: Mapping[str, float]) -> float | None:
         """Return the loss that the radius follows; None if this evaluation has no part in it. Override it to choose.

@@ -24,6 +24,11 @@ LOSS_IGNORES_NUM_ITEMS = (
     "micro-batches and processes (https://github.com/huggingface/transformers/issues/47688). Set "
     "`model.accepts_loss_kwargs = False` before you make the trainer."
 )
+OWN_LOSS_IGNORES_NUM_ITEMS = (
+    "{}.compute_loss ignores `num_items_in_batch`, and Trainer leaves it to the loss to count micro-batches: unless it "
+    "does so in another way, gradients and losses grow with their number, and the radius cannot follow the held-out "
+    "loss. If it returns a mean, set `model.accepts_loss_kwargs = False` before you make the trainer."
+)
 NEVER_STEPS = (
     "{}.training_step does not call super().training_step(), so no step is perturbed: the training is that of a plain "
     "Trainer. Call it, or put the change into `compute_loss`."

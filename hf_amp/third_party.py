@@ -26,6 +26,8 @@ _MAKES_DATA = re.compile(r"_?generate|_generate_\w+|generate_on_policy\w*|unwrap
 _TAKES_DATA_FROM_ELSEWHERE = re.compile(r"rollout_(queue|worker)")
 # Loss functions of sentence-transformers that look for samples of one label, and of another, in the batch.
 _LABELS_OF_THE_BATCH = re.compile(r"Batch(All|Hard|SemiHard)\w*Loss")
+# Those whose own losses are known to be counted rightly.
+LIBRARIES = ("trl", "sentence_transformers")
 # Image and video tensors of which a sample has any number of rows.
 _RAGGED = re.compile(r"(image|video)_(grid_thw|position_ids|sizes)|pixel_values_videos|cu_seq_lens\w*")
 
@@ -53,7 +55,7 @@ def refuse_trainer(trainer: "Trainer") -> None:
                 "with amp_epsilon=0",
             )
     for base, method, names in _overrides(type(trainer), "train", "_inner_training_loop"):
-        if not names & {"super", "Trainer", "train", "_inner_training_loop", "training_step"}:
+        if not names & {"super", "Trainer", "train", "_inner_training_loop", "_run_epoch", "training_step"}:
             _refuse(
                 base.__name__,
                 f"its `{method}` is a training loop of its own that never calls `training_step`, where AMP makes its "
@@ -208,6 +210,12 @@ def _length(value: Any) -> int | None:
 def _tags(trainer: "Trainer") -> set[str]:
     """trl's tags for model cards, of every class: they name its trainers in copies of its code, too."""
     return {str(tag) for base in type(trainer).__mro__ for tag in vars(base).get("_tag_names") or ()}
+
+
+def loss_of(trainer: "Trainer") -> str:
+    """The library whose `compute_loss` a Trainer has, by the name of its package."""
+    owner = next(base for base in type(trainer).__mro__ if "compute_loss" in vars(base))
+    return owner.__module__.partition(".")[0]
 
 
 def is_of(trainer: "Trainer", library: str) -> bool:

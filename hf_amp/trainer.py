@@ -84,7 +84,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
             run.batch = None
             raise
         erm_loss = run.record(self, batch, i, amp_loss)
-        self._note_losses(inputs, erm_loss / run.times_counted(self, batch), amp_loss / run.times_counted(self))
+        self._note_losses(inputs, erm_loss / run.times_counted(self), amp_loss / run.times_counted(self))
         if is_last:
             run.batch = None
         return amp_loss
@@ -190,7 +190,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
         if run.window and not run.has_stepped and not self.amp_settings.switched_off:
             run.say(support.NEVER_STEPS.format(type(self).__name__))
         micro_batches, num_items_in_batch = super().get_batch_samples(*args, **kwargs)
-        run.window, run.batch = micro_batches, None
+        run.begin_step(micro_batches)
         return micro_batches, num_items_in_batch
 
     # --- start of training, logs ---

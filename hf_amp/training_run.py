@@ -11,11 +11,12 @@ from transformers.utils import logging
 
 from hf_amp import support
 from hf_amp.batches import Batch, tensor_shapes
-from hf_amp.inputs import WatchedCount, held, same_values
+from hf_amp.inputs import Watch, WatchedCount, held
 from hf_amp.logs import PerturbationLog
 from hf_amp.parameters import all_parameters, stepped_parameters, target_parameters, twin_parameters
-from hf_amp.passes import reshard, sharded_modules
+from hf_amp.passes import is_compiled, reshard, sharded_modules
 from hf_amp.perturbation import Perturbation
+from hf_amp.third_party import LIBRARIES, loss_of
 
 logger = logging.get_logger(__name__)
 
@@ -48,6 +49,8 @@ class TrainingRun:
     is_checked: bool = False
     log: PerturbationLog = field(default_factory=PerturbationLog)
     said: set[str] = field(default_factory=set)
+    _known: list[Watch] = field(default_factory=list)
+    _is_begun: bool = False
     _changes_inputs: bool = False
     _flos: tuple[Any, float] | None = None
     _sharded: list[Any] | None = None
@@ -62,10 +65,17 @@ class TrainingRun:
             self.twins = twin_parameters(all_parameters(trainer.model))
             self.is_checked = True
 
+    def begin_step(self, micro_batches: list[Any]) -> None:
+        """Keep the micro-batches of an optimizer step."""
+        self.window, self.batch, self._is_begun = micro_batches, None, False
+        self._known = [Watch(one) for one in micro_batches]
+
     def place_of(self, inputs: Any) -> int | None:
-        """The place of a micro-batch in its optimizer step; None if it is no part of it."""
-        places = (i for i, one in enumerate(self.window) if one is inputs)
-        return next(places, next((i for i, one in enumerate(self.window) if same_values(one, inputs)), None))
+        """The place of a micro-batch in its optimizer step; None if it is no part of it, or was changed since."""
+        if not self._is_begun and not any(map(Watch.sees, self._known, self.window)):
+            self._known = [Watch(one) for one in self.window]  # an override of get_batch_samples has changed them all
+        self._is_begun = True
+        return next((i for i, known in enumerate(self._known) if known.sees(inputs)), None)
 
     def batch_of(self, trainer: Any, model: nn.Module, inputs: Any) -> tuple[Batch, int]:
         """Return the batch that shares its Δ with a micro-batch, and the place of the micro-batch in it."""
@@ -89,10 +99,13 @@ class TrainingRun:
         return batch, place
 
     def record(self, trainer: Any, batch: Batch, place: int, amp_loss: Tensor) -> Tensor:
-        """Keep the figures of a micro-batch for the next log; return the loss at θ, or at θ + Δ if no pass had that."""
+        """Keep the figures of a micro-batch for the next log; return the loss at θ, or at θ + Δ if no pass had that.
+
+        It counts as the loss at θ + Δ does.
+        """
         sharpness, erm_loss = None, amp_loss
         if batch.erm_losses is not None:
-            erm_loss = batch.erm_losses[place]
+            erm_loss = batch.erm_losses[place] * (self.times_counted(trainer) / self.times_counted(trainer, batch))
             sharpness = amp_loss - erm_loss
             if trainer.args.logging_nan_inf_filter:  # which keeps such values out of `loss`, too
                 sharpness = torch.where(sharpness.isfinite(), sharpness, 0.0)
@@ -129,6 +142,7 @@ class TrainingRun:
                 support.INPUTS_CHANGE.format(", ".join(changed)), "" if self.clone_inputs else support.INPUTS_CHANGED
             )
             self._changes_inputs = True
+            self._known = [Watch(one) for one in self.window]
         if kind == "descent" or changed:
             self.clone_inputs = self._changes_inputs
 
@@ -140,26 +154,28 @@ class TrainingRun:
         return self._flos[1]
 
     def watched(self, trainer: Trainer, inputs: Any, num_items: Any) -> Any:
-        """The number of items, watched in the first pass where it matters whether the model's loss uses it.
-
-        Only where Trainer's own `compute_loss` is at work, so that it is sure, and eagerly.
-        """
-        if self._has_watched or type(num_items) is not Tensor or not isinstance(inputs, Mapping):
-            return num_items
-        args = trainer.args
-        plain_loss = type(trainer).compute_loss is Trainer.compute_loss and trainer.label_smoother is None
-        plain_loss = plain_loss and trainer.compute_loss_func is None and trainer.model_accepts_loss_kwargs
-        is_split = len(self.window) > 1 or args.world_size > 1
-        if not (plain_loss and is_split) or args.n_gpu > 1 or args.torch_compile:
+        """The number of items, watched in the first pass where it matters whether the loss uses it."""
+        is_split = len(self.window) > 1 or trainer.args.world_size > 1
+        if self._has_watched or type(num_items) is not Tensor or not isinstance(inputs, Mapping) or not is_split:
             return num_items
         self._has_watched = True
+        has_said = getattr(trainer, "loss_is_scaled_for_ga", None) is not None
+        counts = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
+        if has_said or not counts or is_compiled(trainer) or loss_of(trainer) in LIBRARIES:
+            return num_items
         return WatchedCount.of(num_items)
 
     def note_items(self, trainer: Trainer, num_items: Any) -> None:
-        """Learn from a pass whether the model's loss uses the number of items; say so if it does not."""
-        if isinstance(num_items, WatchedCount) and not num_items.uses:
-            self._ignores_items = True
-            self.say(support.LOSS_IGNORES_NUM_ITEMS.format(type(trainer.model).__name__))
+        """Learn from a pass whether the loss uses the number of items; say so if it does not."""
+        if not isinstance(num_items, WatchedCount) or num_items.uses:
+            return
+        if type(trainer).compute_loss is not Trainer.compute_loss:  # which may count in a way of its own
+            self.say(support.OWN_LOSS_IGNORES_NUM_ITEMS.format(type(trainer).__name__))
+            return
+        self._ignores_items = True
+        function = trainer.compute_loss_func
+        name = type(trainer.model).__name__ if function is None else getattr(function, "__name__", repr(function))
+        self.say(support.LOSS_IGNORES_NUM_ITEMS.format(name))
 
     def times_counted(self, trainer: Any, batch: Batch | None = None) -> float:
         """How many times too large a step's loss is beside that of an evaluation; of a batch: its loss at θ.

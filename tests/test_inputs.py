@@ -8,7 +8,7 @@ import torch
 from tiny import Points, TinyModel, amp_trainer, largest_difference, parameters_of, tiny_model
 from transformers import BatchEncoding
 
-from hf_amp.inputs import Watch, copied, held, same_values, tensors_in
+from hf_amp.inputs import Watch, copied, held, tensors_in
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -62,12 +62,16 @@ def test_tensors_changed_in_place_are_found_by_name():
         assert Watch({"x": torch.ones(1)}).changed() == []
 
 
-def test_the_same_values_in_another_mapping_are_the_same_inputs():
-    x = torch.zeros(2)
-    assert same_values({"x": x}, BatchEncoding({"x": x}))
-    assert not same_values({"x": x}, {"x": x.clone()})
-    assert not same_values({"x": x}, {"x": x, "y": x})
-    assert not same_values([x], [x])
+def test_inputs_are_known_by_their_values_until_one_is_changed():
+    x, y = torch.zeros(2), torch.ones(2)
+    watch = Watch({"x": x, "inner": [y, "text"]})
+    assert watch.sees({"x": x, "inner": [y, "text"]})
+    assert watch.sees(BatchEncoding({"x": x, "inner": (y, "text")}))
+    for other in ({"x": x.clone(), "inner": [y, "text"]}, {"x": x, "inner": [y, "words"]}, {"x": x, "inner": [y]}):
+        assert not watch.sees(other)
+    assert not watch.sees({"x": x, "inner": [y, "text"], "more": 1})
+    y.add_(1)
+    assert not watch.sees({"x": x, "inner": [y, "text"]})
 
 
 # --- in a training ---

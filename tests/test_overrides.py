@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny import Points, TinyModel, amp_trainer, largest_difference, logs_of, parameters_of, tiny_model
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from hf_amp import AMPTrainer, AMPTrainerMixin
+from hf_amp import AMPTrainer, AMPTrainerMixin, AMPTrainingArguments
 from hf_amp.batches import Samples
 
 SPLITS = [
@@ -66,6 +66,32 @@ class Renaming(AMPTrainer):
         return super().training_step(model, dict(inputs), num_items_in_batch)
 
 
+class Rewriting(AMPTrainer):
+    """Changes the dictionaries themselves when they are fetched."""
+
+    def get_batch_samples(self, *args, **kwargs):
+        micro_batches, count = super().get_batch_samples(*args, **kwargs)
+        for one in micro_batches:
+            one["x"] = one["x"] * 1.0
+        return micro_batches, count
+
+
+class Replacing(AMPTrainer):
+    """Puts new tensors into the very same dictionaries."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        inputs["x"] = inputs["x"] * 1.0
+        return super().training_step(model, inputs, num_items_in_batch)
+
+
+class Multiplying(AMPTrainer):
+    """Changes the very same tensors."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        inputs["x"].mul_(1.0)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+
 class Augmenting(AMPTrainer):
     """Hands over new tensors."""
 
@@ -95,16 +121,17 @@ def first_log(tmp_path, cls, **settings):
     return logs_of(trainer)[0], parameters_of(trainer.model)
 
 
+@pytest.mark.parametrize("cls", [Renaming, Rewriting])
 @pytest.mark.parametrize("split", SPLITS, ids=str)
-def test_new_dictionaries_of_the_same_tensors_share_the_delta_of_their_batch(tmp_path, caplog, split):
+def test_new_dictionaries_of_the_same_tensors_share_the_delta_of_their_batch(tmp_path, caplog, cls, split):
     plain, weights = first_log(tmp_path, AMPTrainer, **split)
-    own, own_weights = first_log(tmp_path, Renaming, **split)
+    own, own_weights = first_log(tmp_path, cls, **split)
     assert own["perturbation_norm"] == plain["perturbation_norm"]
     assert largest_difference(weights, own_weights) == 0.0
     assert "by itself" not in caplog.text
 
 
-@pytest.mark.parametrize("cls", [Augmenting, Refetching, Fetching])
+@pytest.mark.parametrize("cls", [Augmenting, Replacing, Multiplying, Refetching, Fetching])
 @pytest.mark.parametrize("split", SPLITS, ids=str)
 def test_other_inputs_are_perturbed_by_themselves_at_the_right_scale_and_that_is_said(tmp_path, caplog, cls, split):
     accumulates = split["gradient_accumulation_steps"] > 1
@@ -114,6 +141,33 @@ def test_other_inputs_are_perturbed_by_themselves_at_the_right_scale_and_that_is
     for name in ("loss", "erm_loss", "sharpness", "perturbation_norm"):
         assert own[name] == pytest.approx(expected[name], rel=1e-12)
     assert largest_difference(weights, expected_weights) <= 1e-12
+
+
+class FastGradient:
+    """Trains each micro-batch twice: as it is, and with a layer moved against its gradient."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        weight = model.first.weight
+        before = weight.data.clone()
+        weight.data.add_(weight.grad.sign(), alpha=0.1)
+        super().training_step(model, inputs, num_items_in_batch)
+        weight.data.copy_(before)
+        return loss
+
+
+@pytest.mark.parametrize("scope", ["batch", "micro_batch"])
+def test_a_pass_at_weights_that_were_changed_for_it_is_one_there(tmp_path, scope):
+    weights = []
+    for cls, arguments, own in (
+        (type("Plain", (FastGradient, Trainer), {}), TrainingArguments, {}),
+        (type("Perturbed", (FastGradient, AMPTrainer), {}), AMPTrainingArguments, {"amp_scope": scope}),
+    ):
+        own |= {"amp_epsilon": 1e-12} if own else {}
+        trainer = amp_trainer(tmp_path, tiny_model(), cls, arguments, gradient_accumulation_steps=2, **own)
+        trainer.train()
+        weights.append(parameters_of(trainer.model))
+    assert largest_difference(*weights) <= 1e-10
 
 
 def test_a_step_that_never_calls_super_is_said_to_perturb_nothing(tmp_path, caplog):

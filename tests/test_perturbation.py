@@ -204,6 +204,16 @@ def test_changes_of_theta_between_two_times_stay():
     assert model[0].weight.unique().tolist() == [7.0]
 
 
+def test_delta_is_added_to_what_the_parameters_are_by_then():
+    model, moved = network(), network()
+    perturbation = ascended(model, 0.5)
+    for param in model.parameters():
+        param.data.add_(1.0)  # of which torch keeps no count
+    with perturbation.applied(), ascended(moved, 0.5).applied():
+        for param, other in zip(model.parameters(), moved.parameters(), strict=True):
+            torch.testing.assert_close(param, other + 1.0)
+
+
 class Interrupted(TorchDispatchMode):
     """Raises before one of the operations, but those that put θ back: nothing could go on without them."""
 
@@ -535,7 +545,7 @@ def test_theta_comes_back_where_two_parameters_share_memory(overlap):
     assert torch.equal(buffer, before)
     for keep in (True, True, False):
         with perturbation.applied(keep):
-            assert torch.equal(buffer, moved)
+            torch.testing.assert_close(buffer, moved)
         assert torch.equal(buffer, before)
 
 

@@ -1,11 +1,23 @@
 """The radius that nobody has to choose: what it is after each evaluation, and that steps without one are plain."""
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from test_trainer import assert_identical
-from tiny import FEATURES, ModelThatIgnores, Points, amp_trainer, largest_difference, logs_of, parameters_of, tiny_model
+from tiny import (
+    FEATURES,
+    ModelThatIgnores,
+    Points,
+    TinyModel,
+    amp_trainer,
+    largest_difference,
+    logs_of,
+    parameters_of,
+    tiny_model,
+)
 from torch import nn
 from transformers import PretrainedConfig, Trainer, TrainerCallback, TrainingArguments
 
@@ -265,12 +277,21 @@ def test_callbacks_that_are_restored_from_a_checkpoint_go_on(tmp_path):
     assert sum(isinstance(one, RadiusCallback) for one in resumed.callback_handler.callbacks) == 1
 
 
-def test_a_checkpoint_of_a_plain_trainer_goes_on_with_a_radius(tmp_path):
-    plain = overfitting_trainer(tmp_path, Trainer, TrainingArguments, save_strategy="epoch")
+@pytest.mark.parametrize(
+    "before", [(Trainer, TrainingArguments, None), (AMPTrainer, AMPTrainingArguments, 0.0), (AMPTrainer, None, 0.01)]
+)
+def test_a_checkpoint_without_a_radius_goes_on_with_one_and_saves_it(tmp_path, before):
+    cls, arguments, epsilon = before
+    plain = overfitting_trainer(
+        tmp_path, cls, arguments or AMPTrainingArguments, save_strategy="epoch", amp_epsilon=epsilon
+    )
     plain.train()
-    resumed = overfitting_trainer(tmp_path / "again")
+    resumed = overfitting_trainer(tmp_path / "again", save_strategy="epoch")
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-24"))
-    first, ninth = logs_of(plain)[0]["loss"], logs_of(resumed)[8]["loss"]
+    saved = json.loads((tmp_path / "again" / "checkpoint-36" / "trainer_state.json").read_text())
+    assert saved["stateful_callbacks"]["RadiusCallback"]["attributes"]["largest"] > 0
+    first, ninth = logs_of(plain)[0], logs_of(resumed)[8]["loss"]
+    first = first.get("erm_loss", first["loss"])
     evaluated = logs_of(resumed, "eval_loss")[8]["eval_loss"]
     wanted = min(FIRST, radius_for(ninth, [evaluated], first))
     assert logs_of(resumed)[9]["amp_epsilon"] == pytest.approx(wanted) != 0
@@ -353,10 +374,10 @@ def test_of_several_data_sets_the_first_is_followed(tmp_path):
 def test_a_trainer_can_choose_what_is_followed(tmp_path):
     class Chooses(AMPTrainer):
         def held_out_loss(self, metrics):
-            return metrics.get("eval_other_loss")
+            return np.float64(metrics["eval_other_loss"]) if "eval_other_loss" in metrics else None
 
     data = {"held": Points(24), "other": Points(24, seed=1)}
-    chosen = overfitting_trainer(tmp_path, Chooses, eval_dataset=data)
+    chosen = overfitting_trainer(tmp_path, Chooses, eval_dataset=data, save_strategy="epoch")
     alone = overfitting_trainer(tmp_path)
     chosen.train()
     alone.train()
@@ -376,15 +397,23 @@ def test_a_held_out_loss_that_is_not_finite_changes_nothing(tmp_path):
 
 def test_a_loss_that_grows_with_the_micro_batches_does_not_hide_the_gap(tmp_path, caplog):
     found = []
-    for model in (tiny_model(width=32), tiny_model(ModelThatIgnores, width=32)):
+    said = []
+    for cls, loss in ((TinyModel, None), (ModelThatIgnores, None), (TinyModel, mean_loss)):
         caplog.clear()
-        trainer = overfitting_trainer(tmp_path, model=model, gradient_accumulation_steps=3)
+        options = {"model": tiny_model(cls, width=32), "gradient_accumulation_steps": 3, "compute_loss_func": loss}
+        trainer = overfitting_trainer(tmp_path, **options)
         with caplog.at_level("WARNING"):
             trainer.train()
         found.append(radii(trainer))
-    assert "ModelThatIgnores takes `num_items_in_batch` but its loss ignores it" in caplog.text
+        said.append([name for name in ("ModelThatIgnores", "mean_loss") if f"{name} takes `num_items" in caplog.text])
+    assert said == [[], ["ModelThatIgnores"], ["mean_loss"]]
     first = next(epoch for epoch, radius in enumerate(found[0]) if radius > 0)
-    assert found[1][: first + 1] == pytest.approx(found[0][: first + 1], abs=1e-3)  # plain steps until there
+    for others in found[1:]:
+        assert others[: first + 1] == pytest.approx(found[0][: first + 1], abs=1e-3)  # plain steps until there
+
+
+def mean_loss(outputs, labels, num_items_in_batch=None):
+    return nn.functional.cross_entropy(outputs.logits, labels)
 
 
 @pytest.mark.parametrize("options", [{}, {"amp_scope": "micro_batch"}, {"amp_ascent_fraction": 0.5}], ids=str)
@@ -406,6 +435,10 @@ def test_nor_does_it_in_perturbed_steps(tmp_path, monkeypatch, options):
     ("options", "said"),
     [
         ({"eval_strategy": "no"}, True),
+        ({"num_train_epochs": 1}, True),
+        ({"eval_delay": 12}, True),
+        ({"eval_strategy": "steps", "eval_steps": 36}, True),
+        ({"eval_strategy": "steps", "eval_steps": 35}, False),
         ({}, False),
         ({"eval_strategy": "no", "amp_epsilon": 0.1}, False),
         ({"eval_strategy": "no", "amp_epsilon": 0.0}, False),
@@ -419,8 +452,44 @@ def test_it_is_said_that_nothing_is_evaluated(tmp_path, caplog, options, said):
         trainer.train()
     assert caplog.text.count("`amp_epsilon` is not set") == said
     if said:
-        assert "eval_strategy='epoch'" in caplog.text
-        assert radii(trainer) == [0.0] * 12
+        assert "eval_strategy='" in caplog.text
+        assert not logs_of(trainer, "sharpness")
+
+
+def test_a_search_whose_trials_set_the_radius_is_told_nothing(tmp_path, caplog):
+    given = {"model_init": lambda: tiny_model(width=32), "data": Points(24), "eval_dataset": Points(24, seed=1)}
+    trainer = amp_trainer(tmp_path, **OVERFITS | given | {"eval_strategy": "no", "num_train_epochs": 1})
+    with caplog.at_level("WARNING"):
+        trainer.hyperparameter_search(
+            hp_space=lambda trial: {"amp_epsilon": trial.suggest_categorical("amp_epsilon", [0.125])},
+            backend="optuna",
+            n_trials=2,
+            direction="minimize",
+            compute_objective=lambda metrics: metrics["eval_loss"],
+        )
+    assert trainer.amp_epsilon == 0.125
+    assert "`amp_epsilon` is not set" not in caplog.text
+
+
+def test_batches_that_are_no_mapping_train_without_a_radius_too(tmp_path):
+    class Pairs(AMPTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            outputs = model(*inputs)
+            return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+        def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+            with torch.no_grad():
+                return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
+
+    def collate(points):
+        return [torch.stack([point[name] for point in points]) for name in ("x", "labels")]
+
+    pairs = overfitting_trainer(tmp_path, Pairs, data_collator=collate)
+    mappings = overfitting_trainer(tmp_path)
+    for trainer in (pairs, mappings):
+        trainer.train()
+    assert radii(pairs) == radii(mappings)
+    assert max(radii(pairs)) > 0.02
 
 
 def test_it_is_said_once_that_an_evaluation_gives_no_loss(tmp_path, caplog):
@@ -471,6 +540,7 @@ def regression(output_dir, shape=(), problem_type=None, scale=1.0, one=None, **o
         ({"scale": 0.9, "shape": (1,)}, True),
         ({"one": 2.0, "per_device_train_batch_size": 1}, True),  # in one batch of 24
         ({"shape": (2,), "problem_type": "regression"}, True),
+        ({"scale": 3.0, "shape": (2,)}, True),
         ({}, False),  # two classes
         ({"shape": (1,)}, False),
         ({"scale": 0.9, "shape": (2,)}, False),

@@ -9,17 +9,21 @@ from types import SimpleNamespace
 import peft
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from test_trainer import InOrder
 from tiny import (
     ModelThatCounts,
+    ModelThatIgnores,
     Points,
     TinyModel,
+    Tokens,
     amp_arguments,
     amp_trainer,
     largest_difference,
     logs_of,
     parameters_of,
+    tiny_llama,
     tiny_model,
 )
 from torch import nn
@@ -34,6 +38,7 @@ from transformers import (
 import hf_amp
 from hf_amp import AMPArguments, AMPTrainer, AMPTrainerMixin
 from hf_amp.parameters import all_parameters, target_parameters
+from hf_amp.passes import is_compiled
 from hf_amp.support import check_communication, unconnected_processes
 from hf_amp.training_run import TrainingRun
 
@@ -268,6 +273,41 @@ def test_models_that_use_the_number_of_items_are_not_warned_about(tmp_path, capl
     assert "ignores it" not in caplog.text
 
 
+@pytest.mark.parametrize("options", [{"amp_scope": "micro_batch"}, {"amp_ascent_fraction": 0.5}], ids=str)
+def test_where_the_loss_ignores_the_items_sharpness_is_still_that_of_delta(tmp_path, options):
+    data = torch.utils.data.Subset(Points(), [0] * 32)  # one sample is as good as another
+    split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 1}
+    trainer = amp_trainer(tmp_path, tiny_model(ModelThatIgnores), data=data, amp_epsilon=1e-9, **split, **options)
+    trainer.train()
+    assert logs_of(trainer)[0]["loss"] == pytest.approx(logs_of(trainer)[0]["erm_loss"], abs=1e-4)
+
+
+def test_a_loss_of_ones_own_that_ignores_the_items_is_told_what_that_does(tmp_path, caplog):
+    class Weighted(AMPTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            outputs = model(inputs["x"])
+            loss = nn.functional.cross_entropy(outputs.logits, inputs["labels"])
+            return (loss, outputs) if return_outputs else loss
+
+    class Counted(Weighted):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            mean = super().compute_loss(model, inputs)
+            return mean if num_items_in_batch is None else mean * len(inputs["labels"]) / num_items_in_batch
+
+    class Believed(Weighted):
+        loss_is_scaled_for_ga = True
+
+    def trained(cls, model=ModelThatIgnores, split=2):
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            amp_trainer(tmp_path, tiny_model(model), cls, gradient_accumulation_steps=split).train()
+        return caplog.text.count("compute_loss ignores `num_items_in_batch`")
+
+    assert trained(Weighted) == 1
+    assert "`model.accepts_loss_kwargs = False`" in caplog.text
+    assert trained(Weighted, TinyModel) == trained(Weighted, split=1) == trained(Counted) == trained(Believed) == 0
+
+
 def test_the_check_of_the_loss_makes_no_pass_of_its_own(tmp_path, caplog):
     modes = []
 
@@ -386,6 +426,48 @@ def test_gradient_checkpointing_gives_the_same_weights(tmp_path):
     for model in (plain, checkpointed):
         amp_trainer(tmp_path, model, amp_epsilon=0.1, amp_norm_stats="clean").train()
     assert largest_difference(parameters_of(plain), parameters_of(checkpointed)) <= 1e-12
+
+
+def compiled_in_place(model):
+    model.compile(backend="aot_eager")
+    return model
+
+
+def compiled_around(model):
+    return torch.compile(model, backend="aot_eager")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("compiles", [compiled_in_place, compiled_around])
+def test_a_compiled_model_that_counts_its_items_trains_the_same_weights(tmp_path, compiles):
+    models = [tiny_llama(), tiny_llama()]
+    options = {"gradient_accumulation_steps": 2, "max_steps": 2, "remove_unused_columns": False}
+    for model, change in zip(models, (lambda model: model, compiles), strict=True):
+        amp_trainer(tmp_path, change(model), data=Tokens(16), amp_epsilon=0.1, **options).train()
+    assert largest_difference(*map(parameters_of, models)) <= 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("how", ["", "model", "loss", "function", "arguments", "environment"])
+def test_it_is_seen_that_something_is_compiled(tmp_path, monkeypatch, how):
+    def loss(outputs, labels, num_items_in_batch=None):
+        return outputs.logits.sum()
+
+    model = tiny_model()
+    options = {"torch_compile": True} if how == "arguments" else {}
+    if how == "model":
+        model.first.compile()
+    if how == "loss":
+        model.loss_function = torch.compile(loss)
+    if how == "function":
+        options["compute_loss_func"] = torch.compile(loss)
+    if how == "environment":
+        monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "aot_eager")
+        AcceleratorState._reset_state(reset_partial_state=True)
+    trainer = amp_trainer(tmp_path, model, **options)
+    assert is_compiled(trainer) == bool(how)
+    if how == "environment":
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.slow

@@ -48,6 +48,12 @@ class OwnLoopOfSteps(Trainer):
             self.training_step(self.model, batch)
 
 
+class OwnLoopOfEpochs(Trainer):
+    def _inner_training_loop(self, *args, **kwargs):  # as that of transformers 5.24
+        for epoch in range(3):
+            self._run_epoch(epoch)
+
+
 class GeneratesInAFunction(Trainer):
     def _prepare_inputs(self, inputs):
         def completed(text):
@@ -102,7 +108,7 @@ def test_a_trainer_that_cannot_make_two_passes_on_a_batch_is_refused(cls, text):
             refuse_trainer(instance(found))
 
 
-@pytest.mark.parametrize("cls", [Trainer, OwnTrain, OwnPreparation, OwnLoopOfSteps])
+@pytest.mark.parametrize("cls", [Trainer, OwnTrain, OwnPreparation, OwnLoopOfSteps, OwnLoopOfEpochs])
 def test_other_overrides_are_not_refused(cls):
     assert refuse_trainer(instance(cls)) is refuse_share(instance(cls)) is None
 
