@@ -15,12 +15,15 @@ from functools import partial
 
 import torch
 from PIL import ImageOps
+from tqdm.auto import tqdm
 from transformers import AutoModelForImageClassification, HfArgumentParser, set_seed
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import hf_amp.models  # noqa: F401 - registers the networks of this library with the Auto classes
 from hf_amp import AMPTrainer, AMPTrainingArguments
+from hf_amp.hub.access import PublishingError
 from hf_amp.vision import load_image_dataset
+from hf_amp.vision.data.pixels import read_images
 from hf_amp.vision.report.metrics import compute_metrics, keep_logits
 from hf_amp.vision.train.command_line import HelpFormatter
 
@@ -35,10 +38,16 @@ class Choice:
 
 
 def load_splits(choice, seed):
-    """Training images and those to evaluate on, with columns `image` and `label`."""
+    """Training images and those to evaluate on, with columns `image` and `label`, all of which can be read."""
+    if not 0 <= choice.hold_out < 1:
+        raise ValueError(f"`hold_out` must be in [0, 1), got {choice.hold_out:g}; 0.1 holds out a tenth")
     options = {"max_train_samples": choice.max_train_samples, "validation_fraction": choice.hold_out, "seed": seed}
     splits = load_image_dataset(choice.dataset, **options)
-    return splits["train"], splits["validation" if "validation" in splits else "test"]
+    used = [splits["train"], splits["validation" if "validation" in splits else "test"]]
+    for split in used:
+        for i in tqdm(range(len(split)), desc="looking at images"):  # one that is damaged would end the training
+            read_images(split, [i])
+    return used
 
 
 def prepare(rows, processor, mirror):
@@ -77,24 +86,23 @@ def main(argv=None):
     parser = HfArgumentParser((Choice, AMPTrainingArguments), description=__doc__, formatter_class=HelpFormatter)
     # `prepare` needs the column `image`
     parser.set_defaults(output_dir="outputs/fine_tune", eval_strategy="epoch", remove_unused_columns=False)
-    choice, args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-    set_seed(args.seed)
     try:
+        choice, args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+        set_seed(args.seed)
         train, evaluation = load_splits(choice, args.seed)
         processor = AutoImageProcessor.from_pretrained(choice.model)
-        model = load_model(choice, train.features["label"].names)
-    except (ValueError, OSError) as error:  # what the user can correct
+        trainer = AMPTrainer(
+            model=load_model(choice, train.features["label"].names),
+            args=args,
+            train_dataset=train.with_transform(partial(prepare, processor=processor, mirror=True)),
+            eval_dataset=evaluation.with_transform(partial(prepare, processor=processor, mirror=False)),
+            processing_class=processor,
+            compute_metrics=compute_metrics,
+            preprocess_logits_for_metrics=keep_logits,
+        )
+    except (ValueError, OSError, PublishingError) as error:  # what the user can correct
         sys.exit(f"error: {error}")
 
-    trainer = AMPTrainer(
-        model=model,
-        args=args,
-        train_dataset=train.with_transform(partial(prepare, processor=processor, mirror=True)),
-        eval_dataset=evaluation.with_transform(partial(prepare, processor=processor, mirror=False)),
-        processing_class=processor,
-        compute_metrics=compute_metrics,
-        preprocess_logits_for_metrics=keep_logits,
-    )
     trainer.train()
     metrics = trainer.evaluate()
     trainer.save_model()

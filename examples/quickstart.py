@@ -166,11 +166,16 @@ def parse():
         parser.error(str(error))
     if options.epochs < 1:
         parser.error(f"--epochs must be >= 1, got {options.epochs}; use the default of 30")
-    if len(set(options.seeds)) < len(options.seeds) or min(options.seeds) < 0:
-        parser.error(f"--seeds must be >= 0 and differ, got {options.seeds}; name each once")
+    if len(set(options.seeds)) < len(options.seeds) or not 0 <= min(options.seeds) <= max(options.seeds) < 2**32:
+        parser.error(f"--seeds must be in [0, 2**32) and differ, got {options.seeds}; name each once")
     options.settings = {"amp_epsilon": options.amp_epsilon, "epochs": options.epochs, "seeds": options.seeds}
     options.results = options.output_dir / "quickstart.json"
-    if options.results.exists() and json.loads(options.results.read_text())["settings"] != options.settings:
+    try:
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+        before = json.loads(options.results.read_text()) if options.results.exists() else options.settings
+    except (OSError, ValueError) as error:
+        parser.error(f"--output_dir {options.output_dir} cannot be used ({error}); give another one")
+    if before != options.settings and (not isinstance(before, dict) or before.get("settings") != options.settings):
         parser.error(f"{options.results} was made with other settings and is kept; give another --output_dir")
     return options
 
@@ -178,7 +183,6 @@ def parse():
 def main():
     options = parse()
     torch.set_num_threads(1)  # the net is too small to gain from more
-    options.output_dir.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     cases = [(noise, method) for noise in (0.0, NOISE) for method in METHODS]
     results = {}

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard, get_token, is_offline_mode
+from huggingface_hub.utils import validate_repo_id
 
 from hf_amp.files import write_whole
 from hf_amp.hub.access import PublishingError, check_write_access, endpoint, make_branch, make_repository, short
@@ -33,6 +34,7 @@ WEIGHTS = (
 )
 CONFIGURATIONS = ("config.json", "adapter_config.json")
 TRAINING_STATES = ("optimizer*.pt", "optimizer*.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth")
+_NO_BRANCH = re.compile(r"[\s~^:?*\[\\]|\.\.|^[-/]|/$|\.lock$")  # as git has it
 _REMEDY = "then run the same command again"
 
 
@@ -72,6 +74,7 @@ def publish(
     Raises:
         PublishingError: the folder must not be published, or the Hub did not take it.
     """
+    check_names(repo_id, revision)
     files = files_to_publish(folder)
     unread = check_tokens(folder, files)
     card = check_card(folder)
@@ -104,6 +107,20 @@ def publish(
             f"The push to {full} failed: {short(error)}. Nothing in {folder} was lost; run the same command again"
         ) from error
     print(f"Published: {endpoint()}/{full}" + (f"/tree/{revision}" if revision else ""))
+
+
+def check_names(repo_id: str, revision: str | None) -> None:
+    """Check the names of repository and branch before anything else.
+
+    Raises:
+        PublishingError: the Hub cannot have such names.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except ValueError as error:
+        raise PublishingError(f"`--repo` cannot be {repo_id!r} ({short(error)}); give user/name, or name") from error
+    if revision is not None and (not revision or _NO_BRANCH.search(revision)):
+        raise PublishingError(f"`--revision` cannot be {revision!r}; give a branch such as main, without spaces")
 
 
 def files_to_publish(folder: Path) -> list[Path]:

@@ -25,8 +25,8 @@ NO_EVALUATION = (
     "eval_strategy='epoch', or choose a constant radius, such as the paper's amp_epsilon=0.5."
 )
 LATE_EVALUATION = (
-    "`amp_epsilon` is not set, so the radius follows how far the training over-fits, and the first evaluation comes when "
-    "the training ends: every step is a plain one, as with Trainer. Evaluate more often (eval_strategy='steps' and a "
+    "`amp_epsilon` is not set, so the radius follows how far the training over-fits, and the first evaluation comes "
+    "with the last step: every step is a plain one, as with Trainer. Evaluate more often (eval_strategy='steps' and a "
     "smaller `eval_steps`), train for more epochs, or choose a constant radius, such as the paper's amp_epsilon=0.5."
 )
 NO_LOSS = (

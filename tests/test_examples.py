@@ -142,3 +142,25 @@ def test_a_data_set_that_is_not_there_is_one_line(tmp_path):
     words = ["--dataset", str(tmp_path / "no"), "--model", "x", "--output_dir", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match=r"error: .*does not exist"):
         load_example("fine_tune").main(words)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file")  # datasets leaves that of a damaged image open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--hold_out", "2"), r"error: `hold_out` must be in \[0, 1\), got 2; 0.1 holds out a tenth"),
+        (("--amp_epsilon", "nan"), "error: `amp_epsilon` must be"),
+        (("--modell", "x"), "error: .*'--modell', 'x'"),
+        ((), r"error: image \d+ .*cat.* cannot be read"),
+    ],
+)
+def test_what_cannot_be_fine_tuned_is_one_line_before_any_step(tmp_path, monkeypatch, words, text):
+    own_cache(monkeypatch, tmp_path / "cache")
+    data = write_folder(tmp_path / "images", ("train", "test"), ("cat", "dog"), per_class=4)
+    damaged = sorted((data / "test" / "cat").iterdir())[0]
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    given = ["--dataset", str(data), "--model", save_classifier(tmp_path / "model"), "--use_cpu"]
+    with pytest.raises(SystemExit, match=text):
+        load_example("fine_tune").main([*given, "--output_dir", str(tmp_path / "out"), *words])
+    assert not (tmp_path / "out").exists()

@@ -69,6 +69,20 @@ def test_dry_run_lists_files_and_sizes_and_touches_nothing(folder, capsys, monke
     assert (folder / "README.md").read_text() == card
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--repo", "bad name/x y"), "`--repo` cannot be 'bad name/x y'"),
+        (("--repo", "a/b/c"), "`--repo` cannot be 'a/b/c'"),
+        (("--repo", ""), "`--repo` cannot be ''"),
+        (("--repo", "tester/tiny", "--revision", "b ad"), "`--revision` cannot be 'b ad'; give a branch such as main"),
+    ],
+)
+def test_names_that_the_hub_cannot_have_are_refused_by_a_dry_run(folder, words, text):
+    with pytest.raises(SystemExit, match=re.escape(text)):
+        main([str(folder), *words, "--dry-run"])
+
+
 def test_a_folder_without_card_is_said_to_have_none(folder, capsys):
     (folder / "README.md").unlink()
     main([str(folder), "--repo", "tester/tiny", "--dry-run"])

@@ -43,8 +43,8 @@ def test_quickstart_prints_and_writes_both_methods_on_both_kinds_of_labels(tmp_p
     ("words", "text"),
     [
         (("--epochs", 0), "--epochs must be >= 1, got 0; use the default of 30"),
-        (("--seeds", 1, 1), "--seeds must be >= 0 and differ, got [1, 1]; name each once"),
-        (("--seeds", -1), "--seeds must be >= 0 and differ, got [-1]; name each once"),
+        (("--seeds", 1, 1), "--seeds must be in [0, 2**32) and differ, got [1, 1]; name each once"),
+        (("--seeds", -1), "--seeds must be in [0, 2**32) and differ, got [-1]; name each once"),
         (("--amp_epsilon", -1), "`amp_epsilon` must be finite and >= 0, got -1.0; use 0 to switch"),
     ],
 )
@@ -59,3 +59,16 @@ def test_results_of_other_settings_are_not_overwritten(tmp_path, refused):
     said = refused("--epochs", 2, "--seeds", 1, "--output_dir", tmp_path)
     assert "quickstart.json was made with other settings and is kept; give another --output_dir" in said
     assert (tmp_path / "quickstart.json").read_text() == kept
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"settings": 1}'])
+def test_results_that_cannot_be_read_are_not_overwritten(damaged, tmp_path, refused):
+    (tmp_path / "quickstart.json").write_text(damaged)
+    said = refused("--output_dir", tmp_path)
+    assert "give another" in said
+    assert (tmp_path / "quickstart.json").read_text() == damaged
+
+
+def test_a_file_is_no_place_for_results(tmp_path, refused):
+    (tmp_path / "file").write_text("mine")
+    assert "file cannot be used (" in refused("--output_dir", tmp_path / "file")

@@ -32,8 +32,7 @@ def check_write_access(repo_id: str, token: str | None, remedy: str) -> None:
     token = token or get_token()
     if token is None:
         raise PublishingError(
-            f"There is no token to push to {repo_id} with; run `hf auth login`, set HF_TOKEN, or give `hub_token`; "
-            f"{remedy}"
+            f"There is no token to push to {repo_id} with; run `hf auth login` or set HF_TOKEN; {remedy}"
         )
     try:
         who = HfApi().whoami(token=token)

@@ -80,6 +80,8 @@ class FlatnessArguments(DataArguments):
             ("ascents", 1),
             ("grid_size", 3),
             ("per_device_eval_batch_size", 1),
+            ("seed", 0),
+            ("label_noise_seed", 0),
         ):
             if getattr(self, name) < least:
                 raise ValueError(
