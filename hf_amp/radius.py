@@ -224,9 +224,10 @@ class RadiusMixin(_TrainerBehind):
         first, last = (state.eval_steps, state.max_steps) if by_steps else (1, state.num_train_epochs)
         if args.eval_strategy == IntervalStrategy.NO:
             logger.warning(NO_EVALUATION)
-        elif max(first, args.eval_delay or 0) >= last:
+            return
+        if max(first, args.eval_delay or 0) >= last:
             logger.warning(LATE_EVALUATION)
-        elif is_of(self, "sentence_transformers") and args.eval_batch_size != args.train_batch_size:
+        if is_of(self, "sentence_transformers") and args.eval_batch_size != args.train_batch_size:
             logger.warning(OTHER_BATCHES.format(args.train_batch_size, args.eval_batch_size))
 
     def _note_losses(self, inputs: Any, loss: Tensor, amp_loss: Tensor | None = None) -> None:
