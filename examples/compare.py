@@ -17,8 +17,10 @@ import datasets
 from accelerate import PartialState
 from transformers.utils import logging
 
-from hf_amp.vision.report.comparison import Comparison, Selection, Variant
+from hf_amp.vision.report.comparison import Comparison
 from hf_amp.vision.report.results import comparison_table
+from hf_amp.vision.report.run import RefusedError
+from hf_amp.vision.report.variants import Selection, Variant
 from hf_amp.vision.train.command_line import print_anywhere, read_settings
 from hf_amp.vision.train.methods import METHODS
 
@@ -45,6 +47,8 @@ def parse(argv: list[str]) -> Comparison:
         settings = settings.without("method")  # the recipe's; what else it says holds for all that are compared
     if "method" in settings.given:
         raise ValueError("`--method` runs one method; write --methods erm amp")
+    if not options.output_dir:
+        raise ValueError("`output_dir` must be the name of a folder, got ''; leave it out for outputs/comparison")
     return Comparison(
         [Variant.parse(text) for text in options.methods],
         options.label_noise,
@@ -66,7 +70,7 @@ def main(argv: list[str] | None = None) -> dict:
         sys.exit(f"error: {error}")
     try:
         content = comparison.run()
-    except BlockingIOError as error:  # another run has the folder
+    except (BlockingIOError, RefusedError) as error:  # another run has the folder, or no Trainer can be made
         sys.exit(f"error: {error}")
     if comparison.is_main:
         for which in ("last", "best"):

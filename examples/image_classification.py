@@ -21,6 +21,7 @@ from hf_amp.vision import EpochCallback
 from hf_amp.vision.report.experiment import Experiment
 from hf_amp.vision.report.metrics import compute_metrics, keep_logits
 from hf_amp.vision.report.results import results_table
+from hf_amp.vision.report.run import RefusedError
 from hf_amp.vision.train.command_line import print_anywhere, read_settings
 from hf_amp.vision.train.trainer import trainer_class
 
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> dict:
         sys.exit(f"error: {error}")
     try:
         results = experiment.run()
-    except BlockingIOError as error:  # another run has the folder
+    except (BlockingIOError, RefusedError) as error:  # another run has the folder, or no Trainer can be made
         sys.exit(f"error: {error}")
     if experiment.is_main:
         print(results_table(results))

@@ -1,5 +1,6 @@
 """The facts of a Trainer, and what `create_model_card` does with them and with cards that are there already."""
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,20 @@ def test_a_card_says_how_far_training_is(tmp_path):
     assert told["optimizer steps"] == "2"
     assert told["batch of a step"] == "4 = 4 in a micro-batch × 1 process(es) × 1 micro-batch(es)"
     assert {"seed", "epochs", "seconds of training"} <= told.keys()
+
+
+def test_the_seconds_of_a_resumed_training_are_those_of_all_its_parts(tmp_path):
+    make(tmp_path, save_strategy="steps", save_steps=1).train()
+    path = tmp_path / "checkpoint-1" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    assert 0 < state["stateful_callbacks"]["TrainingClock"]["attributes"]["before"] < 100
+    state["stateful_callbacks"]["TrainingClock"]["attributes"]["before"] = 1000.0
+    path.write_text(json.dumps(state))
+    trainer = make(tmp_path)
+    trainer.train(resume_from_checkpoint=str(path.parent))
+    assert 1000 <= float(facts(trainer).training["seconds of training"]) < 1100
+    trainer.train()
+    assert float(facts(trainer).training["seconds of training"]) < 100
 
 
 def test_evaluations_last_best_and_of_another_split(tmp_path):

@@ -54,6 +54,9 @@ def test_labels_of_any_plain_type(dtype, train, test, names, numbers):
          "labels of split 'test' of mine hold -1, which stands for a hidden label"),
         (plain_label_split([0, 1], "int64"), plain_label_split([0, -1], "int64"), "'test' of mine hold -1"),
         (named([0, 1], ["cat", "dog"]), named([-1], ["dog", "cat"]), r"'test' of mine must be in \[0, 2\), got -1"),
+        (plain_label_split(["cat", "dog"], "string"), plain_label_split(["emu"], "string"),
+         r"split 'test' of mine has classes that no training image has: emu \(there: cat, dog\); use the same names"),
+        (plain_label_split([1, 2], "int64"), plain_label_split([2, 3], "int64"), "that no training image has: 3"),
         (plain_label_split([0.0, float("nan")], "float64"), plain_label_split([0.0], "float64"), "has missing values"),
     ],
 )  # fmt: skip

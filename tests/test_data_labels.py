@@ -1,9 +1,12 @@
 """Parts keep the shares of the classes; label noise replaces exactly its share, and leaves everything else alone."""
 
+import math
+from datetime import date
+
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from tiny_images import image_split, own_cache, write_parquet
 
 from hf_amp.vision import add_label_noise, load_image_dataset
@@ -110,6 +113,17 @@ def test_labels_of_others_take_the_place_of_the_data_sets_own(tmp_path, ending, 
     assert split.features["label"].names == ["class 0", "class 1", "class 2"]
 
 
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".npy", ".pt"])
+@pytest.mark.parametrize("names", [["0", "1", "10", "2"], ["1", "2", "3", "4"], ["07", "08", "09", "10"]])
+def test_a_number_is_the_class_of_that_name_in_a_file_of_any_kind(tmp_path, ending, names):
+    split = image_split(12, classes=4)
+    split = split.cast_column("label", ClassLabel(names=names))
+    file = label_file(tmp_path, ending, {"given": [int(names[i % 4]) for i in range(12)]})
+    assert with_labels_of(split, str(file))["given_label"][:] == split["label"][:]
+    with pytest.raises(ValueError, match=r"must hold names of the classes \(\w+, \w+, \w+, …\), got '?99"):
+        with_labels_of(split, str(label_file(tmp_path, ending, {"given": [99] * 12})))
+
+
 def test_held_out_images_have_the_given_labels_and_the_choice_of_images_stays(tmp_path, monkeypatch):
     own_cache(monkeypatch, tmp_path / "cache")
     folder = write_parquet(tmp_path / "data", train=image_split(60), test=image_split(6, seed=1))
@@ -149,12 +163,29 @@ def test_files_of_labels_that_do_not_fit_are_refused(tmp_path, capsys):
         ({"a": [0] * 12, "b": [0] * 12}, "", r"has the columns a, b, got None; name one: labels.parquet:a"),
         ({"a": [0] * 12, "b": [0] * 12}, ":c", r"has the columns a, b, got 'c'"),
         ({"a": [0] * 11 + [None]}, ":a", "got None"),
+        ({"a": [0] * 11 + [math.inf]}, ":a", r"`train_labels` labels.parquet:a must hold names .* got inf; correct"),
+        ({"a": [b"cat"] * 12}, ":a", "must hold names .* got b'cat'"),
+        ({"a": [date(2026, 1, 1)] * 12}, ":a", r"must hold names .* got datetime.date\(2026"),
+        ({"a": [[1, 2]] * 12}, ":a", r"must hold names .* got \[1, 2\]"),
     ):
         file = label_file(tmp_path, ".parquet", columns)
         with pytest.raises(ValueError, match=message):
             with_labels_of(split, f"{file}{place}")
     with pytest.raises(FileNotFoundError, match=r"`train_labels` nothing.csv is not there; give FILE or FILE:COLUMN"):
         with_labels_of(split, "nothing.csv")
+    for name, content, message in (
+        ("empty.pt", "", r"`train_labels` empty.pt cannot be read \(.+\); write the file anew"),
+        ("empty.csv", "", "`train_labels` empty.csv holds no labels; give one label for each training image"),
+        ("header.csv", "label\n", "`train_labels` header.csv holds no labels"),
+        ("short.csv", "a,b\n1,2\n3\n", r"short.csv cannot be read \(a line has more or fewer values"),
+        ("words.csv", "class 0\n" * 12, "holds 11 labels, .* 12 images; the first line was read as the name of the"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=message):
+            with_labels_of(split, str(tmp_path / name))
+    np.save(tmp_path / "complex.npy", np.ones(12, complex))
+    with pytest.raises(ValueError, match=r"`train_labels` complex.npy must hold names .* got \(1\+0j\)"):
+        with_labels_of(split, str(tmp_path / "complex.npy"))
     (tmp_path / "labels.json").write_text("[]")
     with pytest.raises(ValueError, match=r"must be a file of .parquet, .csv, .npy, .pt, got labels.json"):
         with_labels_of(split, str(tmp_path / "labels.json"))

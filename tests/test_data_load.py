@@ -249,6 +249,14 @@ def test_images_without_a_label_and_empty_classes_are_refused_by_name(tmp_path):
         load_image_dataset("mine", path=folder)
 
 
+def test_a_class_that_no_training_image_has_is_refused(tmp_path):
+    write_folder(tmp_path / "images")
+    write_folder(tmp_path / "images", splits=("test",), classes=("zebra",))
+    message = r"split 'test' of .*images has classes that no training image has: zebra \(there: cat, dog\)"
+    with pytest.raises(ValueError, match=message):
+        load_image_dataset("mine", path=tmp_path / "images")
+
+
 def test_names_that_are_not_utf8_are_refused(tmp_path):
     folder = write_folder(tmp_path / "images")
     os.rename(folder / "train" / "cat" / "0.png", os.fsencode(folder / "train" / "cat") + b"/\xff.png")

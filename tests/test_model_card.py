@@ -205,3 +205,6 @@ def test_a_section_joins_somebody_elses_card(metadata):
 def test_facts_survive_a_file():
     content = json.loads(json.dumps(FULL.to_json()))
     assert render_card(CardFacts.from_json({**content, "of a newer version": 1})) == render_card(FULL)
+    endless = {"max_grad_norm": float("inf"), "learning_rate": float("nan"), "list": [-float("inf")]}
+    content = json.loads(json.dumps(replace(FULL, arguments=endless).to_json(), allow_nan=False))
+    assert content["arguments"] == {"max_grad_norm": "inf", "learning_rate": "nan", "list": ["-inf"]}

@@ -3,11 +3,13 @@
 import json
 
 import pytest
-from commands import EXAMPLES, TINY, compare
+from commands import EXAMPLES, TINY, compare, load_example
+from tiny_images import image_split, own_cache, write_parquet
 
-from hf_amp.vision.report.comparison import Comparison, Selection, Variant
+from hf_amp.vision.report.comparison import Comparison
 from hf_amp.vision.report.results import comparison_table
 from hf_amp.vision.report.run import SeedRun
+from hf_amp.vision.report.variants import Selection, Variant
 from hf_amp.vision.train.command_line import Settings
 
 # transformers 5.0 warns when two checkpoints are written within a second, as only tests do.
@@ -163,6 +165,32 @@ def test_variants():
         (("--select", "amp_epsilon=1,2"), "`select` chooses on validation images, but there are none"),
         (("--method", "erm"), "`--method` runs one method; write --methods erm amp"),
         (("--methods", "amp:amp_epsilon=-1"), "`amp_epsilon` must be .*>= 0, got -1"),
+        (("--label_noise", "0", "1.5"), r"`label_noise` must be in \[0, 1\), got 1.5"),
+        (
+            ("--label_noise", "0", "0.2", "--train_labels", "a.csv"),
+            "`train_labels` and `label_noise` exclude each other",
+        ),
+        (
+            ("--label_noise", "0.1", "0.10000001"),
+            ".*with `label_noise` 0.1 and ERM with 0.10000001 would share the folder",
+        ),
+        (("--select", "amp_epsilon=0.1,abc"), "`amp_epsilon` must be float, got 'abc'"),
+        (("--select", "amp_epsilon=0.1,-1"), "`amp_epsilon` must be .*>= 0, got -1"),
+        (("--select", "amp_epsilon=0.1,nan"), "`amp_epsilon` must be .*>= 0, got nan"),
+        (("--select", "amp_epsilon=0.1,0.10"), "`select` must not repeat a value, got 'amp_epsilon=0.1,0.10'"),
+        (("--select", "dropout=0.1,0.2"), "`select` dropout=0.1,0.2 has no effect: none of ERM, AMP reads dropout"),
+        (("--methods", "amp:amp_epsilon=0.2", "--select", "amp_epsilon=1,2"), "`select` .* has no effect"),
+        (("--select", "amp_epsilon=1,2", "amp_epsilon=3,4"), "`select` amp_epsilon=3,4 has no effect"),
+        (("--select_seeds", "1"), "`select_seeds` has no effect without `select`"),
+        (("--methods", "amp:method=erm"), "`methods` 'amp:method=erm' must not set method.*give it with --methods"),
+        (("--methods", "amp:label_noise=0.5"), "`methods` .* must not set label_noise.*give it with --label_noise"),
+        (("--methods", "amp:output_dir=x"), "`methods` .* must not set output_dir"),
+        (("--methods", "amp:seed=3"), "`methods` .* must not set seed, .*give it with --seeds"),
+        (("--methods", "amp:seeds=3"), "`methods` .* must not set seeds, .*give it with --seeds"),
+        (("--methods", "amp:max_train_samples=50"), "`methods` .* must not set max_train_samples"),
+        (("--methods", "amp", "amp:push_to_hub=true"), "`push_to_hub` would publish every run"),
+        (("--methods", "amp:amp_every=2,amp_every=3"), "`methods` .* must give amp_every once"),
+        (("--methods", "erm:amp_epsilon=0.1"), "`methods` .* gives amp_epsilon, which erm does not read"),
         (("--amp_epsilom", "1"), "'--amp_epsilom' is not a flag; did you mean `amp_epsilon`"),
     ],
 )
@@ -180,6 +208,59 @@ def test_images_that_are_not_there_are_refused_before_anything_is_written(tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_later_folder_of_another_run_is_refused_before_the_first_one_trains(tmp_path, trained):
+    compare(tmp_path, "--methods", "erm", "--label_noise", "0.2", "--num_train_epochs", "1")
+    with pytest.raises(SystemExit, match=r"noise0.2.erm holds a run with other settings \(num_train_epochs"):
+        compare(tmp_path, "--methods", "erm", "--label_noise", "0", "0.2")
+    assert len(trained) == 1
+    assert not (tmp_path / "noise0").exists()
+
+
+def test_a_choice_for_a_method_that_is_not_compared_is_passed_over_and_said(tmp_path, caplog):
+    flags = ("--methods", "erm", "--select", "sam:amp_epsilon=1,2", "--validation_fraction", "0.2")
+    with caplog.at_level("WARNING"):
+        compare(tmp_path, *flags, "--num_train_epochs", "1")
+    assert "`select` sam:amp_epsilon=1,2 has no effect, since sam is not among --methods" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("splits", "flags", "message"),
+    [
+        (("train", "validation", "test"), (), None),
+        (("train", "test"), ("--validation_fraction", "0.2"), None),
+        (("train", "test"), (), "there are none: add --validation_fraction 0.2"),
+        (
+            ("train",),
+            ("--validation_fraction", "0.2"),
+            "there are none: the data set has no test split.*add a test split",
+        ),
+        (("train", "validation"), (), "there are none: the data set has no test split.*add a test split"),
+    ],
+)
+def test_a_choice_needs_validation_images_that_are_not_tested_on(tmp_path, monkeypatch, splits, flags, message):
+    own_cache(monkeypatch, tmp_path / "cache")
+    data = write_parquet(tmp_path / "data", **{name: image_split(30) for name in splits})
+    words = [word for word in TINY if word not in ("--dataset", "digits", "--max_train_samples", "60")]
+    words += ["--dataset", str(data), "--methods", "amp", "--select", "amp_epsilon=0.1,0.2", *flags]
+    comparison = load_example("compare").parse([*words, "--output_dir", str(tmp_path / "out")])
+    if message is None:
+        comparison.check()
+    else:
+        with pytest.raises(ValueError, match="`select` chooses on validation images, but " + message):
+            comparison.check()
+
+
+def test_a_smaller_table_says_what_it_leaves_out(tmp_path, trained, caplog):
+    flags = ("--num_train_epochs", "1", "--label_noise", "0")
+    compare(tmp_path, *flags, "--methods", "erm", "rmp", "--seeds", "0", "1")
+    assert "leaves out" not in caplog.text
+    with caplog.at_level("WARNING"):
+        compare(tmp_path, *flags, "--methods", "erm", "--seeds", "0")
+    assert "holds of ERM with 0% label noise (seeds 1), RMP with 0% label noise (seeds 0 1)" in caplog.text
+    assert "name them too in --methods, --label_noise and --seeds" in caplog.text
+    assert len(trained) == 4
+
+
 def test_nothing_to_compare_is_refused(tmp_path):
     with pytest.raises(ValueError, match="`methods` must hold at least one value, got none"):
         Comparison([], [0.0], Settings({}), tmp_path)
@@ -192,6 +273,8 @@ def test_table_shows_a_dash_where_there_is_no_best():
     row = {"label": "ERM", "label_noise": 0.0, "selections": [], "summary": summary}
     assert comparison_table([row]).splitlines()[2].startswith("| 0% | ERM | – | 10.00 ± 1.00 | 0.100 ± 0.010 |")
     assert comparison_table([row], "best").splitlines()[2].startswith("| 0% | ERM | – | – | – | – |")
+    assert "| test error % |" in comparison_table([row])
+    assert "| validation error % |" in comparison_table([{**row, "tested_on": "validation"}])
 
 
 def test_the_committed_comparison_on_digits_runs_when_shortened(tmp_path):

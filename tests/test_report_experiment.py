@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import EXAMPLES, TINY, classify
+from commands import EXAMPLES, TINY, classify, load_example
 from PIL import Image
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from transformers import AutoModelForImageClassification, EvalPrediction, TrainerCallback
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from hf_amp.hub.access import PublishingError
 from hf_amp.vision.report.metrics import compute_metrics
 from hf_amp.vision.report.run import SeedRun, last_whole_checkpoint
 from hf_amp.vision.train.methods import METHODS
@@ -134,6 +135,17 @@ def test_finished_seeds_are_not_trained_again(amp_run, monkeypatch):
     assert again["runs"] == json.loads(json.dumps(results["runs"]))
 
 
+def test_a_call_with_fewer_seeds_keeps_the_others_in_the_file(tmp_path):
+    flags = ("--method", "erm", "--num_train_epochs", "1")
+    both = classify(tmp_path, *flags, "--seeds", "0", "1")
+    assert [run["seed"] for run in classify(tmp_path, *flags, "--seeds", "1")["runs"]] == [1]
+    classify(tmp_path, *flags, "--seeds", "2")
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert (written["seeds"], written["complete"]) == ([2, 0, 1], True)
+    assert written["runs"][1:] == json.loads(json.dumps(both["runs"]))
+    assert written["summary"]["last"]["error_rate"]["n"] == 3
+
+
 def test_other_settings_in_the_same_folder_are_refused(amp_run):
     folder, flags, _ = amp_run
     before = (folder / "results.json").read_bytes()
@@ -158,6 +170,41 @@ def test_a_stopped_run_continues_and_ends_as_the_uninterrupted_one(amp_run, tmp_
     for name in ("seed_0", "seed_1"):
         ours, theirs = (load_file(root / name / "model.safetensors") for root in (tmp_path, folder))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_the_seconds_of_a_continued_run_are_those_of_all_its_parts(tmp_path, monkeypatch):
+    flags = ("--save_strategy", "epoch", "--seeds", "1")
+    with monkeypatch.context() as patch:
+        stop_at(patch, seed=1, step=4)
+        with pytest.raises(KeyboardInterrupt):
+            classify(tmp_path, *flags)
+    path = tmp_path / "seed_1" / "checkpoint-3" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    counted = state["stateful_callbacks"]["TrainingClock"]["attributes"]
+    assert 0 < counted["before"] < 100
+    counted["before"] = 1000.0
+    path.write_text(json.dumps(state))
+    (run,) = classify(tmp_path, *flags)["runs"]
+    assert 1000 < run["seconds"] < 1100
+    assert f"| seconds of training | {run['seconds']:.1f} |" in (tmp_path / "seed_1" / "README.md").read_text()
+
+
+def test_a_training_without_clipping_is_recorded_to_its_end(tmp_path):
+    classify(tmp_path, "--method", "erm", "--max_grad_norm", "inf", "--num_train_epochs", "1")
+    assert json.loads((tmp_path / "seed_42" / "card.json").read_text())["arguments"]["max_grad_norm"] == "inf"
+    assert (tmp_path / "seed_42" / "results.json").is_file()
+
+
+@pytest.mark.parametrize("error", [PublishingError("There is no token"), ValueError("There is no token")])
+def test_a_trainer_that_cannot_be_made_is_one_line_and_leaves_the_folder_free(tmp_path, error):
+    def refuse(*_):
+        raise error
+
+    command = load_example("image_classification")
+    command.make_trainer = refuse
+    with pytest.raises(SystemExit, match="error: There is no token"):
+        command.main([*TINY, "--output_dir", str(tmp_path), "--learning_rate", "0.2"])
+    assert classify(tmp_path, "--num_train_epochs", "1")["complete"]
 
 
 def test_a_checkpoint_that_was_cut_off_is_not_trusted(tmp_path):

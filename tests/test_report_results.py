@@ -73,6 +73,10 @@ def test_a_file_that_is_not_json_is_named(tmp_path):
 def test_other_settings_in_the_same_folder_are_refused_and_named(tmp_path):
     check_output_dir(tmp_path, {"method": "amp"})  # nothing there yet
     note_settings(tmp_path, {"method": "amp", "amp_epsilon": 0.1, "only_old": 1})
+    check_output_dir(tmp_path, {"method": "erm"})  # nothing was trained, as after a run that was refused
+    (tmp_path / "seed_0").mkdir()
+    check_output_dir(tmp_path, {"method": "erm"})
+    (tmp_path / "seed_0" / "checkpoint-4").mkdir()
     check_output_dir(tmp_path, {"method": "amp", "amp_epsilon": 0.1, "only_new": 2})
     text = r"holds a run with other settings \(amp_epsilon: 0.1 there, 0.5 now\); give another --output_dir"
     with pytest.raises(ValueError, match=text):
@@ -89,6 +93,7 @@ def test_settings_that_were_cut_off_are_refused_with_a_remedy_that_works(tmp_pat
     folder = tmp_path / "run"
     note_settings(folder, {"method": "amp"})
     (folder / "settings.json").write_text('{"method": "a')
+    (folder / "seed_0" / "checkpoint-4").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"is not a whole JSON file.*remove the folder .*or give another --output_dir"):
         check_output_dir(folder, {"method": "amp"})
     shutil.rmtree(folder)
@@ -143,9 +148,15 @@ def test_a_seed_without_best_weights_leaves_no_mean_of_the_others():
 
 def test_table_of_one_experiment():
     runs = [run(0, 0.1), run(1, 0.3)]
-    table = results_table({"summary": summarise(runs), "runs": runs}).splitlines()
+    results = {"summary": summarise(runs), "runs": runs, "tested_on": "test"}
+    table = results_table(results).splitlines()
+    assert table[0].startswith("| test, 2 seed(s) |")
     assert table[2] == "| last epoch | 80.00 ± 10.00 | 20.00 ± 10.00 | 0.600 ± 0.300 | 10.00 ± 5.00 |"
     assert table[3].startswith("| best, chosen on validation | 80.00")
+    only = [{**one, "best_selected_on": "test"} for one in runs]  # of data without a test split
+    table = results_table({**results, "runs": only, "tested_on": "validation"}).splitlines()
+    assert table[0].startswith("| validation, 2 seed(s) |")
+    assert table[3].startswith("| best, chosen on validation |")
     assert format_mean(None) == "–"
     assert format_mean({"mean": 0.1234, "standard_error": None}, 100, 1) == "12.3"
 

@@ -86,6 +86,20 @@ def test_other_data_under_a_known_name_are_refused(tmp_path):
         Images(DataArguments(dataset="cifar10", dataset_path=folder))
 
 
+def test_images_of_another_kind_under_a_known_name_are_refused(tmp_path):
+    splits = {name: image_split(20, classes=10, bands=1) for name in ("train", "test")}
+    folder = str(write_parquet(tmp_path / "data", **splits))
+    with pytest.raises(ValueError, match="'cifar10' has rgb images, and these are grey; give --image_mode rgb, or ano"):
+        Images(DataArguments(dataset="cifar10", dataset_path=folder))
+    assert Images(DataArguments(dataset="cifar10", dataset_path=folder, image_mode="rgb")).num_channels == 3
+
+
+def test_one_class_is_refused(tmp_path):
+    folder = write_folder(tmp_path / "pets", classes=("cat",))
+    with pytest.raises(ValueError, match="`dataset` 'pets' has one class, 'cat', and there must be two at least; add"):
+        Images(DataArguments(dataset=str(folder)))
+
+
 def test_the_card_of_local_images_claims_no_known_data_set_and_no_place(tmp_path):
     folder = write_folder(tmp_path / "pets", per_class=10)
     classify(tmp_path / "out", "--dataset", str(folder), "--num_train_epochs", "1", base=MINE)
@@ -161,7 +175,7 @@ def test_the_radius_follows_held_out_images_and_never_the_test_images(tmp_path, 
         "linear",
     )
     never = ("--validation_fraction", "0.4", "--eval_strategy", "no")
-    for name, flags, message in (("none", (), "none are held out"), ("never", never, "nothing is evaluated")):
+    for name, flags, message in (("none", (), "none are held out"), ("never", never, "unless a callback evaluates")):
         caplog.clear()
         with caplog.at_level("WARNING"):
             (run,) = classify(tmp_path / name, *data, *fast, *flags, base=words)["runs"]

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from commands import classify
+from tiny_images import image_split, own_cache, write_folder, write_parquet
 
 from hf_amp.vision.train.arguments import ImageTrainingArguments
 from hf_amp.vision.train.images import DataArguments, Images
@@ -33,6 +34,23 @@ def test_a_pass_of_one_image_is_refused_before_anything_is_written(tmp_path, fla
     assert not (tmp_path / "out").exists()
 
 
+def test_a_network_of_other_classes_or_channels_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    own_cache(monkeypatch, tmp_path / "cache")
+    base = (*FLAGS, "--max_train_samples", "40", "--model_args")
+    for args, message in (
+        ({"num_labels": 3}, "`model_args` must leave the network 10 classes, as many as the images have, got 3; leave"),
+        ({"id2label": {"0": "a"}}, "`model_args` must leave the network 10 classes, .* got 1; leave"),
+        ({"num_channels": 3}, "takes images of 3 channel.* and these have 1; give --image_mode rgb"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            classify(tmp_path / "out", base=(*base, json.dumps({**json.loads(SHALLOW), **args})))
+    classify(tmp_path / "grey", base=(*base, SHALLOW))
+    flags = ("--model", str(tmp_path / "grey" / "seed_42"), "--dataset", str(write_folder(tmp_path / "pets")))
+    with pytest.raises(SystemExit, match=r"takes images of 1 channel.* and these have 3; give --image_mode grey"):
+        classify(tmp_path / "out", *flags, base=FLAGS)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("network", "flags"),
     [
@@ -46,6 +64,28 @@ def test_what_can_be_trained_is(tmp_path, network, flags):
     results = classify(tmp_path, *flags, base=base)
     wrong = 359 * results["runs"][0]["test"]["last"]["error_rate"]
     assert wrong == pytest.approx(round(wrong), abs=1e-6)  # of all 359 test images
+
+
+@pytest.mark.parametrize(
+    ("splits", "flags"), [(("train", "validation"), ()), (("train",), ("--validation_fraction", "0.2"))]
+)
+def test_without_a_test_split_all_that_is_said_names_the_validation_images(
+    tmp_path, monkeypatch, caplog, capsys, splits, flags
+):
+    own_cache(monkeypatch, tmp_path / "cache")
+    folder = write_parquet(tmp_path / "data", **{name: image_split(30) for name in splits})
+    base = ("--use_cpu", "--dataset", str(folder), "--num_train_epochs", "1", "--model_args", SHALLOW)
+    with caplog.at_level("WARNING"):
+        classify(tmp_path / "out", *flags, base=base)
+    assert "so that its validation images are what is tested on: every step is a plain one" in caplog.text
+    assert "Add a test split, or --amp_epsilon 0.5" in caplog.text
+    assert "--validation_fraction" not in caplog.text
+    said = capsys.readouterr().out
+    assert f"training, no test, {30 if not flags else 6} validation images" in said
+    assert "chosen on the VALIDATION images" in said
+    assert "| validation, 1 seed(s) |" in said
+    assert "TEST" not in said
+    assert "test error" not in said
 
 
 def test_channels_last_changes_neither_saved_files_nor_what_the_network_computes(tmp_path):

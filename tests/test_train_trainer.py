@@ -237,11 +237,34 @@ def test_method_decides_the_perturbation():
         ({"method": "adam"}, "`method` must be one of erm, amp, .* got 'adam'"),
         ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
         ({"smoothing": -0.1}, r"`smoothing` must be in \[0, 1\), got -0.1"),
-        ({"flood_level": -1.0}, "`flood_level` must be >= 0, got -1.0"),
-        ({"mixup_alpha": 0.0}, "`mixup_alpha` must be > 0, got 0.0"),
-        ({"adversarial_radius": 0.0}, "`adversarial_radius` must be > 0, got 0.0"),
+        ({"flood_level": -1.0}, "`flood_level` must be finite and >= 0, got -1.0"),
+        ({"mixup_alpha": 0.0}, "`mixup_alpha` must be finite and > 0, got 0.0"),
+        ({"adversarial_radius": 0.0}, "`adversarial_radius` must be finite and > 0, got 0.0"),
         ({"amp_epsilon": -0.5}, "`amp_epsilon` must be .*>= 0, got -0.5"),
-        ({"scale": 0.0}, "`scale` must be > 0, got 0.0"),
+        ({"scale": 0.0}, "`scale` must be finite and > 0, got 0.0; 0.1 trains a tenth"),
+        ({"scale": float("inf")}, "`scale` must be finite and > 0, got inf"),
+        ({"flood_level": float("inf")}, "`flood_level` must be finite and >= 0, got inf"),
+        ({"adversarial_radius": float("inf")}, "`adversarial_radius` must be finite and > 0, got inf"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be finite and >= 0, got nan"),
+        ({"learning_rate": -1.0}, "`learning_rate` must be finite and >= 0, got -1.0"),
+        ({"weight_decay": -1.0}, "`weight_decay` must be finite and >= 0, got -1.0"),
+        ({"max_grad_norm": float("nan")}, "`max_grad_norm` must be >= 0, got nan; 0 or inf clips nothing"),
+        ({"seed": -1}, r"`seed` must be in \[0, 2\*\*32\), got -1"),
+        ({"seeds": [0, 2**32]}, r"`seeds` must be in \[0, 2\*\*32\), got 4294967296"),
+        ({"num_train_epochs": 0.0}, "`num_train_epochs` must be finite and > 0, got 0.0"),
+        ({"max_steps": 0}, "`max_steps` must be >= 1, or -1, got 0"),
+        ({"per_device_train_batch_size": -3}, "`per_device_train_batch_size` must be >= 1, got -3"),
+        ({"per_device_eval_batch_size": 0}, "`per_device_eval_batch_size` must be >= 1, got 0"),
+        ({"gradient_accumulation_steps": 0}, "`gradient_accumulation_steps` must be >= 1, got 0"),
+        ({"dataloader_num_workers": -1}, "`dataloader_num_workers` must be >= 0, got -1"),
+        ({"label_smoothing_factor": -1.0}, r"`label_smoothing_factor` must be in \[0, 1\), got -1.0"),
+        ({"torch_compile_mode": "foo"}, "`torch_compile_mode` must be a mode that torch.compile knows, got 'foo'"),
+        ({"torch_compile_backend": "foo"}, "`torch_compile_backend` must be one of .*inductor.* got 'foo'"),
+        ({"optim_args": "lr=1"}, "`optim_args` of sgd must look like .* got 'lr=1'"),
+        ({"optim_args": "momentum=nan"}, "`optim_args` of sgd must look like .* got 'momentum=nan'"),
+        ({"optim_args": "momentum=0,nesterov=True"}, "`optim_args` 'momentum=0,nesterov=True' are refused by sgd"),
+        ({"bf16": True, "fp16": True}, "`bf16`=True and `fp16`=True contradict each other"),
+        ({"output_dir": ""}, "`output_dir` must be the name of a folder, got ''"),
         ({"scale": 0.5, "max_steps": 10}, "`scale` shortens num_train_epochs, but `max_steps`=10"),
         ({"seeds": [1, 1]}, r"`seeds` must differ from each other, got \[1, 1\]"),
         ({"warmup_steps": 10}, "`warmup_steps`=10 has no part in the step schedule; add --lr_schedule trainer"),
@@ -260,6 +283,7 @@ def test_refused_training_settings(settings, text):
     [
         ({"label_noise": 1.5}, r"`label_noise` must be in \[0, 1\), got 1.5"),
         ({"validation_fraction": 1.0}, r"`validation_fraction` must be in \[0, 1\), got 1.0"),
+        ({"split_seed": -1}, r"`split_seed` must be in \[0, 2\*\*32\), got -1"),
         ({"max_train_samples": 0}, "`max_train_samples` must be >= 1, got 0"),
         ({"augmentation": "flip"}, "`augmentation` must be one of vanilla, .* got 'flip'"),
     ],
@@ -267,6 +291,11 @@ def test_refused_training_settings(settings, text):
 def test_refused_data_settings(settings, text):
     with pytest.raises(ValueError, match=text):
         DataArguments(**settings)
+
+
+def test_values_at_the_edge_are_allowed():
+    edge = {"max_grad_norm": float("inf"), "seeds": [0, 2**32 - 1], "optim_args": "momentum=0", "learning_rate": 0.0}
+    assert ImageTrainingArguments(use_cpu=True, torch_compile_mode="max-autotune", **edge).max_grad_norm == float("inf")
 
 
 def test_model_arguments_are_json():

@@ -124,8 +124,8 @@ class CardFacts:
         return list(dict.fromkeys(name for one in self.evaluations for name in one.metrics))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the facts as JSON values."""
-        return json.loads(json.dumps(asdict(self), allow_nan=False, default=str))
+        """Return the facts as JSON values; JSON has no word for inf and nan, so that they become text."""
+        return json.loads(json.dumps(asdict(self), default=str), parse_constant=lambda word: str(float(word)))
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "CardFacts":

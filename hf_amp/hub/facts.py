@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, is_offline_mode
 from transformers import PreTrainedModel, Trainer
 
 from hf_amp.hub.card import CardFacts, Evaluation
+from hf_amp.hub.clock import TrainingClock
 from hf_amp.hub.environment import environment
 from hf_amp.hub.log_history import evaluations
 from hf_amp.hub.text.invocation import changed_arguments, command_line
@@ -177,7 +178,8 @@ def _training(trainer: Trainer) -> dict[str, str]:
     }
     seconds = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
     if seconds:
-        said["seconds of training"] = f"{seconds[-1]:.1f}"
+        clock = TrainingClock.of(trainer)
+        said["seconds of training"] = f"{seconds[-1] if clock is None else clock.seconds:.1f}"
     if args.load_best_model_at_end and state.best_global_step:
         said["published weights"] = f"those of step {state.best_global_step}, the best by {args.metric_for_best_model}"
     return {name: text for name, text in said.items() if text}

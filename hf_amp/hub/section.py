@@ -11,6 +11,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from hf_amp.files import write_whole
 from hf_amp.hub.card import CARD_NAME, METADATA, CardFacts, own_tags, read_card
+from hf_amp.hub.clock import TrainingClock
 from hf_amp.hub.facts import NO_DEFENCE, facts_of_trainer
 from hf_amp.hub.text.rendering import template
 from hf_amp.radius import RadiusCallback
@@ -47,6 +48,12 @@ class CardArguments:
 
 class CardSectionMixin(_TrainerBehind):
     """Adds a section on the training to the card that the Trainer behind it writes, and brings it up to date."""
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer behind this mixin does, and count the seconds, those before a resume included."""
+        if TrainingClock.of(self) is None:
+            self.add_callback(TrainingClock())
+        return super().train(*args, **kwargs)
 
     def card_facts(self, **card: Any) -> CardFacts:
         """Return what the card says. Override it to say more.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,27 @@ def say_missing_classes(splits: DatasetDict, source: str) -> None:
             logger.warning(
                 f"Split {split_name!r} of {source} has no image of {len(missing)} of the {len(names)} classes: {listed}"
             )
+
+
+def refuse_strangers(split: str, strangers: Iterable[str], trained: Iterable[str], source: str) -> None:
+    """Refuse classes that the training split has no image of and no data set declares.
+
+    Args:
+        split: where they are.
+        strangers: the classes; without any nothing is refused.
+        trained: those of the training split.
+        source: what the message calls the data set.
+
+    Raises:
+        ValueError: there are some.
+    """
+    listed, there = sorted(strangers), sorted(trained)
+    if listed:
+        raise ValueError(
+            f"split {split!r} of {source} has classes that no training image has: {', '.join(listed[:5])} (there: "
+            f"{', '.join(there[:5])}{', …' if len(there) > 5 else ''}); use the same names in all splits, or remove "
+            "these images"
+        )
 
 
 def _image_column(features: Features, source: str) -> str:
@@ -137,6 +158,7 @@ def _values(splits: DatasetDict, source: str) -> list[Any]:
                 f"labels of split {name!r} of {source} hold {_HIDDEN}, which stands for a hidden label; remove the "
                 "images without label, or that split"
             )
+        refuse_strangers(name, map(str, found - set(train)), map(str, train), source)
     return sorted(values)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
+import reprlib
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ import pyarrow.parquet as parquet
 import torch
 from datasets import Dataset
 
+_NUMBER = re.compile(r"-?[0-9]+")
+_HEADER = "the first line was read as the name of the column: write one, such as label, above the labels"
 GIVEN = "given_label"  # column of the labels that others gave, until they take the place of the data set's own
 
 
@@ -85,8 +90,7 @@ def keep_samples(split: Dataset, count: int, seed: int) -> Dataset:
     """
     if count >= len(split):
         return split
-    labels = labels_of(split)
-    return split.select(stratified_indices(labels, count, seed))
+    return split.select(stratified_indices(labels_of(split), count, seed))
 
 
 def add_label_noise(split: Dataset, fraction: float, seed: int) -> Dataset:
@@ -129,32 +133,45 @@ def with_labels_of(split: Dataset, file: str) -> Dataset:
 
     Args:
         split: with a column `label` of type `ClassLabel`.
-        file: `FILE` or `FILE:COLUMN`, see `read_labels`: one label for each row, in the same order; numbers or names
-            of the classes.
+        file: `FILE` or `FILE:COLUMN`, see `read_labels`: one label for each row, in the same order; names of the
+            classes, or their numbers. Where all names are numbers, a number is always a name.
 
     Raises:
         ValueError: the labels are not as many as the rows, or not of these classes.
         FileNotFoundError: there is no such file.
     """
-    values = read_labels(file)
-    feature = split.features["label"]
+    values, names = read_labels(file), split.features["label"].names
     if len(values) != len(split):
+        is_header = ".csv" in file and len(values) + 1 == len(split)
         raise ValueError(
             f"`train_labels` {Path(file).name} holds {len(values)} labels, and the training split {len(split)} images; "
-            "give one label for each image, in the data set's order"
+            + (_HEADER if is_header else "give one label for each image, in the data set's order")
         )
-    by_name = {name: number for number, name in enumerate(feature.names)}
-    if any(isinstance(value, str) and value not in by_name for value in values):
-        values = [int(value) if isinstance(value, str) and value.isdecimal() else value for value in values]
-    numbers = [by_name.get(value, -1) if isinstance(value, str) else value for value in values]
-    wrong = [v for v, n in zip(values, numbers, strict=True) if n is None or n != n or n != int(n) or n < 0]
-    wrong += [number for number in numbers if number is not None and number >= feature.num_classes]
-    if wrong:
+    numbers = _numbers_of(values, names)
+    if None in numbers:
+        rule = "" if _named_by_numbers(names) else f" or numbers in [0, {len(names)})"
         raise ValueError(
-            f"`train_labels` {Path(file).name} must hold names of the classes ({', '.join(feature.names[:3])}, …) or "
-            f"numbers in [0, {feature.num_classes}), got {wrong[0]!r}; correct the file or name another column"
+            f"`train_labels` {Path(file).name} must hold names of the classes ({', '.join(names[:3])}, …){rule}, got "
+            f"{reprlib.repr(values[numbers.index(None)])}; correct the file or name another column"
         )
-    return split.add_column(GIVEN, np.asarray(numbers, np.int64), feature=feature)
+    return split.add_column(GIVEN, np.asarray(numbers, np.int64), feature=split.features["label"])
+
+
+def _named_by_numbers(names: Sequence[str]) -> bool:
+    return all(_NUMBER.fullmatch(name) for name in names) and len({int(name) for name in names}) == len(names)
+
+
+def _numbers_of(values: Sequence[Any], names: Sequence[str]) -> list[int | None]:
+    """Return each label's place among the classes, or None; a number is a name where all names are numbers."""
+    by_name = {name: place for place, name in enumerate(names)}
+    named = _named_by_numbers(names)
+    by_number: dict[Any, int] = {int(name) if named else place: place for name, place in by_name.items()}
+    if any(isinstance(value, str) and value not in by_name for value in values):
+        values = [int(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value for value in values]
+    return [
+        by_name.get(value) if isinstance(value, str) else by_number.get(value) if isinstance(value, Real) else None
+        for value in values
+    ]
 
 
 def take_given_labels(split: Dataset) -> Dataset:
@@ -182,7 +199,10 @@ def read_labels(file: str) -> list[Any]:
     try:
         columns = _READERS[path.suffix](path)
     except Exception as error:  # of four libraries, for any file that a user may give
-        raise ValueError(f"`train_labels` {path.name} cannot be read ({str(error).splitlines()[0]})") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"`train_labels` {path.name} cannot be read ({reason}); write the file anew") from error
+    if not any(len(values) for values in columns.values()):
+        raise ValueError(f"`train_labels` {path.name} holds no labels; give one label for each training image")
     if column is None and len(columns) == 1:
         column = next(iter(columns))
     if column not in columns:
@@ -200,7 +220,9 @@ def _read_parquet(path: Path) -> dict[str, Sequence[Any]]:
 def _read_csv(path: Path) -> dict[str, Sequence[Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = [row for row in csv.reader(file) if row]
-    header, *rest = rows
+    header, *rest = rows or [[]]
+    if any(len(row) != len(header) for row in rest):
+        raise ValueError("a line has more or fewer values than the header")
     if len(header) == 1 and header[0].lstrip("-").isdecimal():  # plain numbers, one a line
         header, rest = ["label"], rows
     return {name: [row[i] for row in rest] for i, name in enumerate(header)}

@@ -13,6 +13,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from PIL import Image as PILImage
 
 from hf_amp.vision.data.catalogue import CATALOGUE, known_dataset
+from hf_amp.vision.data.columns import refuse_strangers
 from hf_amp.vision.data.labels import split_off
 
 _LAYOUTS = "a folder with train*.parquet and test*.parquet, one such file, or a folder <split>/<class>/<image>"
@@ -115,6 +116,9 @@ def _from_folders(folder: Path) -> DatasetDict:
             splits[name] = places[0]
     classes = {name: _classes(place) for name, place in splits.items()}
     names = sorted({one for found in classes.values() for one in found})
+    trained = {one for name in ("train", "extra") for one in classes.get(name, ())}
+    for name, found in classes.items() if "train" in classes else ():
+        refuse_strangers(name, found.keys() - trained, trained, _shown(folder))
     features = Features({"image": Image(), "label": ClassLabel(names=names)})
     made = {}
     for name, found in classes.items():

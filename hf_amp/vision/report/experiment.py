@@ -23,6 +23,7 @@ from hf_amp.vision.report.results import (
     RESULTS_NAME,
     check_output_dir,
     note_settings,
+    other_seeds,
     own_folder,
     read_json,
     summarise,
@@ -103,14 +104,14 @@ class Experiment:
         if Path(model.model).is_dir():
             self.fingerprints["model folder"] = folder_fingerprint(Path(model.model))
         check_output_dir(self.folder, self.settings())
-        # What cannot be read, built or trained is refused before anything is written.
-        for seed in training.all_seeds:
-            read_json(self._seed_folder(seed) / RESULTS_NAME)
+        # What cannot be built or trained is refused before anything is written.
         check_training(model, training, self.images)
         self.parameters = build_model(model, training, self.images).num_parameters()
 
     def run(self) -> dict[str, Any]:
-        """Train every seed that is not done yet and return the content of `results.json`.
+        """Train every seed that is not done yet and return the results of all that were asked for.
+
+        They are the content of `results.json`, which keeps other seeds that the folder holds as well.
 
         Raises:
             BlockingIOError: another run writes to the same folder.
@@ -160,18 +161,19 @@ class Experiment:
         if self.data.train_labels is not None:
             differ = images.for_seed(args.seed, self.data, args).label_noise
             noise = f" with labels of {differ['labels_of']}, {differ['changed'] / differ['of']:.1%} of which differ"
-        held_out = f"{len(images.validation):,} validation" if images.validation is not None else "no validation"
+        held_out, best = "no validation", "the TEST images, as in the paper"
+        if images.tested_on != "test":
+            held_out, best = "no test", f"the {images.tested_on.upper()} images, which are also what is tested on"
+        elif images.validation is not None:
+            held_out, best = f"{len(images.validation):,} validation", "the validation images"
         batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-        best = "the validation images"
-        if images.validation is None:
-            best = "the TEST images, as in the paper"
         return "\n".join(
             (
                 f"Method   {METHODS[args.method].label} "
                 + ", ".join(f"{name}={value}" for name, value in args.changed_strengths().items()),
                 f"Model    {self.model.model}, {self.parameters:,} parameters",
                 f"Data     {self.data.dataset}: {len(images.train):,} training{noise}, {held_out}, "
-                f"{len(images.test):,} test images; augmentation {self.data.augmentation}",
+                f"{len(images.test):,} {images.tested_on} images; augmentation {self.data.augmentation}",
                 f"Training {args.length_in_words()}, batch {batch} on {args.world_size} process(es), seeds "
                 + " ".join(map(str, args.all_seeds)),
                 f"Passes   in {args.precision_in_words()}",
@@ -193,12 +195,13 @@ class Experiment:
     def report(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the content of `results.json` for the runs that are done."""
         args = self.training
+        seeds = list(dict.fromkeys([*args.all_seeds, *(run["seed"] for run in runs)]))
         return {
             "method": args.method,
             "dataset": self.data.dataset,
             "model": self.model.model,
-            "seeds": args.all_seeds,
-            "complete": len(runs) == len(args.all_seeds),
+            "seeds": seeds,
+            "complete": len(runs) == len(seeds),
             "label_noise": self.data.label_noise,
             "tested_on": self.images.tested_on,
             "summary": summarise(runs),
@@ -218,13 +221,16 @@ class Experiment:
 
     def _record(self, runs: list[dict[str, Any]]) -> None:
         """Write results and figure, and say in a line how the newest seed came out."""
-        write_json(self.folder / RESULTS_NAME, self.report(runs))
-        self._draw(runs)
+        noise = f", {self.data.label_noise:.0%} label noise" if self.data.label_noise else ""
+        title = literal(f"{METHODS[self.training.method].label}, {self.model.model}, {self.data.dataset}") + noise
+        kept = [*runs, *other_seeds(self.folder, runs)]
+        write_json(self.folder / RESULTS_NAME, self.report(kept))
+        curves = [{**run, "label": f"seed {run['seed']}"} for run in kept]
+        save_learning_curves(self.folder / CURVES_NAME, curves, title)
         newest = runs[-1]
         error, seconds = newest["test"]["last"]["error_rate"], newest["seconds"]
-        noise = f", {self.data.label_noise:.0%} label noise" if self.data.label_noise else ""
         name = f"{self.folder.name}{noise}, seed {newest['seed']}"
-        print(f"{name}: test error {error:.2%} after {seconds:.1f} s", flush=True)
+        print(f"{name}: {self.images.tested_on} error {error:.2%} after {seconds:.1f} s", flush=True)
 
     def _finished(self, seed: int) -> dict[str, Any] | None:
         """Return a seed's results if it is done; every process takes the main one's word, so that none waits."""
@@ -237,14 +243,6 @@ class Experiment:
                 where = self.training.hub_model_id or self.folder.name
                 print(f"Push it with: {later_command(self._seed_folder(seed), where)}", flush=True)
         return found[0]
-
-    def _draw(self, runs: list[dict[str, Any]]) -> None:
-        title = literal(f"{METHODS[self.training.method].label}, {self.model.model}, {self.data.dataset}")
-        if self.data.label_noise:
-            title += f", {self.data.label_noise:.0%} label noise"
-        save_learning_curves(
-            self.folder / CURVES_NAME, [{**run, "label": f"seed {run['seed']}"} for run in runs], title
-        )
 
     def _seed_folder(self, seed: int) -> Path:
         return self.folder / f"seed_{seed}"

@@ -25,10 +25,11 @@ def save_comparison(path: str | os.PathLike[str], rows: Sequence[Mapping[str, An
         title: above the figure.
     """
     figure = Figure(figsize=(13, 4), layout="constrained")
+    tested_on = rows[0].get("tested_on", "test")
     panels = (
-        ("error_rate", "test error in %", 100.0),
-        ("nll", "test NLL", 1.0),
-        ("ece", "test ECE in %", 100.0),
+        ("error_rate", f"{tested_on} error in %", 100.0),
+        ("nll", f"{tested_on} NLL", 1.0),
+        ("ece", f"{tested_on} ECE in %", 100.0),
     )
     noises = sorted({row["label_noise"] for row in rows})
     labels = list(dict.fromkeys(row["label"] for row in rows))

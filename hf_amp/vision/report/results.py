@@ -18,6 +18,7 @@ from hf_amp.files import write_whole
 RESULTS_NAME = "results.json"
 SETTINGS_NAME = "settings.json"
 LOCK_NAME = ".run.lock"
+_TRAINED = (RESULTS_NAME, "seed_*/checkpoint-*", "seed_*/*.json")  # one of them is there as soon as work could be lost
 METRIC_NAMES = ("accuracy", "error_rate", "nll", "ece")
 
 
@@ -79,6 +80,7 @@ def note_settings(output_dir: str | os.PathLike[str], settings: Mapping[str, Any
 def check_output_dir(output_dir: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
     """Check that the results in `output_dir`, if there are any, were made with the same settings.
 
+    Where nothing was trained, as after a run that was refused, those that are noted there do not count, either.
     Settings that only one side knows do not count: another version of a library may bring new ones.
 
     Args:
@@ -86,10 +88,13 @@ def check_output_dir(output_dir: str | os.PathLike[str], settings: Mapping[str, 
         settings: everything that changes the results.
 
     Raises:
-        ValueError: the folder holds results of other settings, or ones that this command did not write.
+        ValueError: the folder holds results of other settings, ones that this command did not write, or ones of a seed
+            that cannot be read.
         OSError: it cannot be written to.
     """
     _check_writable(Path(output_dir))
+    if not any(next(Path(output_dir).glob(pattern), None) for pattern in _TRAINED):
+        return
     path = Path(output_dir) / SETTINGS_NAME
     wanted = json.loads(json.dumps(_finite(dict(settings))))
     try:
@@ -113,6 +118,17 @@ def check_output_dir(output_dir: str | os.PathLike[str], settings: Mapping[str, 
             f"`output_dir` {output_dir} holds a run with other settings ({listed}); give another --output_dir, or "
             "the old settings to continue it"
         )
+    other_seeds(output_dir)
+
+
+def other_seeds(output_dir: str | os.PathLike[str], runs: Sequence[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:
+    """Return the results of the seeds that are done in `output_dir`, but for those of `runs`.
+
+    Raises:
+        ValueError: a file is not JSON.
+    """
+    found = [read_json(path) for path in sorted(Path(output_dir).glob(f"seed_*/{RESULTS_NAME}"))]
+    return [one for one in found if one["seed"] not in {run["seed"] for run in runs}]
 
 
 def _check_writable(folder: Path) -> None:
@@ -171,10 +187,12 @@ def _finite(content: Any) -> Any:
 
 def results_table(results: Mapping[str, Any]) -> str:
     """Return the test metrics of one experiment as text: last and best, mean ± standard error over seeds."""
-    summary, runs = results["summary"], results["runs"]
-    chosen = sorted({run["best_selected_on"] for run in runs} - {None})
+    summary, runs, tested_on = results["summary"], results["runs"], results["tested_on"]
+    # Runs call test what they are tested on, also where the data have no test split.
+    chosen = {run["best_selected_on"] for run in runs} - {None}
+    chosen = sorted(tested_on if split == "test" else split for split in chosen)
     best = f"best, chosen on {'/'.join(chosen)}" if chosen else "best: nothing was evaluated"
-    lines = [f"| test, {len(runs)} seed(s) | accuracy % | error % | NLL | ECE % |", "|---|---|---|---|---|"]
+    lines = [f"| {tested_on}, {len(runs)} seed(s) | accuracy % | error % | NLL | ECE % |", "|---|---|---|---|---|"]
     for which, name in (("last", "last epoch"), ("best", best)):
         cells = [
             format_mean(summary[which][metric], factor, digits)
@@ -191,8 +209,9 @@ def comparison_table(rows: Sequence[dict[str, Any]], which: str = "last") -> str
         rows: of `comparison.json`.
         which: `"last"` or `"best"` epoch.
     """
+    error = rows[0].get("tested_on", "test") + " error %"
     lines = [
-        f"| label noise | method ({which} epoch) | chosen | test error % | NLL | ECE % | sharpness | s per run |",
+        f"| label noise | method ({which} epoch) | chosen | {error} | NLL | ECE % | sharpness | s per run |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -11,6 +11,8 @@ from typing import Any
 from transformers import PreTrainedModel, PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_amp.hub.access import PublishingError
+from hf_amp.hub.clock import TrainingClock
 from hf_amp.hub.log_history import curves
 from hf_amp.vision.report.card import FACTS_NAME
 from hf_amp.vision.report.flatness.probe import SHARPNESS_RADIUS, measure_sharpness
@@ -23,6 +25,11 @@ from hf_amp.vision.train.images import SeedData
 from hf_amp.vision.train.trainer import ImageTrainer, trainer_class
 
 _SHARPNESS_IMAGES = 1000
+
+
+class RefusedError(ValueError):
+    """A Trainer cannot be made as it is asked for; the text says why, and nothing was trained."""
+
 
 MakeTrainer = Callable[[PreTrainedModel, ImageTrainingArguments, SeedData, DataDescription], ImageTrainer]
 
@@ -61,6 +68,9 @@ class SeedRun:
         described: the data in words, for the model card.
         verbose: print a line per epoch.
         make_trainer: makes the Trainer; None: `make_image_trainer`.
+
+    Raises:
+        RefusedError: the Trainer cannot be made: it refuses an argument, or could not publish what it trains.
     """
 
     def __init__(
@@ -77,7 +87,11 @@ class SeedRun:
         self.seed, self.folder, self.verbose, self.described = seed, folder, verbose, described
         self.args = _arguments_of_seed(training, folder, seed)
         self.data = data
-        self.trainer = (make_trainer or make_image_trainer)(model, self.args, data, described)
+        try:
+            self.trainer = (make_trainer or make_image_trainer)(model, self.args, data, described)
+        except (ValueError, PublishingError) as error:
+            raise RefusedError(str(error)) from error
+        self.clock = TrainingClock()
         self.best_metric = f"eval_{self.args.metric_for_best_model}"
         self.best = BestWeights(self.best_metric)
         self._add_callbacks()
@@ -90,7 +104,7 @@ class SeedRun:
             print(f"Seed {self.seed} continues from {checkpoint}", flush=True)
         if checkpoint is not None:
             self.best.load(checkpoint)
-        output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         points, steps, epochs = curves(trainer.state.log_history), trainer.state.global_step, trainer.state.epoch
         # `save_model` would push, as soon as it may: results and card are still missing.
         trainer.save_model(str(self.folder), _internal_call=True)
@@ -105,7 +119,7 @@ class SeedRun:
             "best_epoch": best_point["epoch"] if best_point else None,
             "epochs": epochs,
             "steps": steps,
-            "seconds": output.metrics["train_runtime"],
+            "seconds": self.clock.seconds,
             "continued_from_step": _step_of(checkpoint),
             "label_noise": self.data.label_noise,
             "sharpness": sharpness,
@@ -138,12 +152,14 @@ class SeedRun:
     def _add_callbacks(self) -> None:
         """Keep the best weights, save by the clock, and print a line per epoch unless bars are asked for."""
         self.trainer.add_callback(self.best)
+        self.trainer.add_callback(self.clock)
         if self.args.save_minutes:
             self.trainer.add_callback(TimedCheckpoints(self.args.save_minutes))
         if self.args.disable_tqdm:
             self.trainer.remove_callback(PrinterCallback)
             if self.verbose:
-                self.trainer.add_callback(EpochLine(f"seed {self.seed}", self.data.eval_split))
+                split = self.described.tested_on if self.data.validation is None else "validation"
+                self.trainer.add_callback(EpochLine(f"seed {self.seed}", split))
 
     def _metrics(self, split: Any, name: str) -> dict[str, float] | None:
         if split is None:

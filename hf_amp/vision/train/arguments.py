@@ -6,14 +6,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from transformers.trainer_utils import SchedulerType
 from transformers.utils import is_torch_xla_available
 
 from hf_amp.hub.arguments import AMPTrainingArguments
+from hf_amp.vision.train.checks.precision import choose_precision
+from hf_amp.vision.train.checks.values import check_training_arguments
 from hf_amp.vision.train.methods import METHODS
 from hf_amp.vision.train.recipes import PROTOCOL
-
-_LOWEST_IS_BEST = ("error_rate", "loss", "nll", "ece")
 
 
 @dataclass
@@ -131,8 +130,7 @@ class ImageTrainingArguments(AMPTrainingArguments):
             setattr(self, name, value)
         if self.output_dir is None:
             self.output_dir = "outputs"
-        _check_values(self)
-        _check_combinations(self)
+        check_training_arguments(self)
         self.bf16, self.fp16, self.precision_note = choose_precision(self)
         if self.bf16 and not (torch.accelerator.is_available() or is_torch_xla_available()):
             self.use_cpu = True  # what is true already: without the word, `TrainingArguments` refuses bf16
@@ -167,84 +165,3 @@ class ImageTrainingArguments(AMPTrainingArguments):
         """Return those of `strengths` that differ from the fields' own defaults."""
         own = {f.name: f.default for f in fields(self)}
         return {name: value for name, value in self.strengths().items() if value != own[name]}
-
-
-def _check_values(args: ImageTrainingArguments) -> None:
-    if args.metric_for_best_model not in _LOWEST_IS_BEST:
-        raise ValueError(
-            f"`metric_for_best_model` must be one of {', '.join(_LOWEST_IS_BEST)}, whose lowest value is best, got "
-            f"{args.metric_for_best_model!r}; choose one"
-        )
-    for method in METHODS.values():
-        words, holds = method.rule
-        for name in method.fields[: 1 if words else 0]:
-            value = getattr(args, name)
-            if value is not None and not holds(value):
-                raise ValueError(f"`{name}` must be {words}, got {value}; leave it out for the paper's value")
-
-
-def _check_combinations(args: ImageTrainingArguments) -> None:
-    """Refuse what would be ignored or would fail only after work was done."""
-    if not args.scale > 0:
-        raise ValueError(f"`scale` must be > 0, got {args.scale}; 0.1 trains a tenth of the epochs")
-    if args.scale != 1 and args.max_steps > 0:
-        raise ValueError(
-            f"`scale` shortens num_train_epochs, but `max_steps`={args.max_steps} decides the length; give only one"
-        )
-    if args.seeds is not None and len(set(args.seeds)) != len(args.seeds):
-        raise ValueError(f"`seeds` must differ from each other, got {args.seeds}; leave the repeated ones out")
-    if args.lr_schedule == "step" and args.warmup_steps:
-        raise ValueError(
-            f"`warmup_steps`={args.warmup_steps} has no part in the step schedule; add --lr_schedule trainer"
-        )
-    if args.lr_schedule == "step" and (args.lr_scheduler_type != SchedulerType.LINEAR or args.lr_scheduler_kwargs):
-        raise ValueError(
-            f"`lr_scheduler_type`={SchedulerType(args.lr_scheduler_type).value!r} has no part in the step schedule; "
-            "add --lr_schedule trainer"
-        )
-    if args.resume_from_checkpoint is not None:
-        raise ValueError(
-            "`resume_from_checkpoint` has no part here: the same command continues from the last checkpoint in its "
-            "output_dir by itself; leave it out"
-        )
-    if args.label_smoothing_factor and METHODS[args.method].loss is not None:
-        raise ValueError(
-            f"`label_smoothing_factor`={args.label_smoothing_factor} cannot be combined with method "
-            f"{args.method!r}, which has its own loss; leave it out"
-        )
-    if not args.save_minutes >= 0:
-        raise ValueError(f"`save_minutes` must be >= 0, got {args.save_minutes}; 0 writes no checkpoints by the clock")
-    if args.load_best_model_at_end:
-        raise ValueError(
-            "`load_best_model_at_end` would lose the last weights; leave it out: last and best are both reported"
-        )
-    if args.push_to_hub and len(args.seeds or [0]) > 1:
-        raise ValueError(f"`push_to_hub` publishes one model, got seeds {args.seeds}; give one seed")
-
-
-def choose_precision(args: ImageTrainingArguments) -> tuple[bool, bool, str]:
-    """Return whether passes run in bf16, whether in fp16, and why.
-
-    Raises:
-        ValueError: `precision`, `bf16` and `fp16` contradict each other.
-    """
-    asked = "bf16" if args.bf16 else "fp16" if args.fp16 else None
-    pays = bf16_pays(args.use_cpu)
-    if args.precision == "auto" and asked is None:
-        why = "this device computes with it" if pays else "bf16 would not be faster on this device"
-        return pays, False, f"{why}; --precision chooses"
-    if args.precision not in ("auto", asked) and asked is not None:
-        raise ValueError(
-            f"`precision`={args.precision!r} and `{asked}`=True contradict each other; leave one of them out"
-        )
-    chosen = asked or args.precision
-    faster = pays and chosen == "float32"
-    return chosen == "bf16", chosen == "fp16", "as asked" + ("; bf16 would be faster here" if faster else "")
-
-
-def bf16_pays(use_cpu: bool) -> bool:
-    """Return whether the device that is trained on multiplies matrices in bf16: new GPUs, and CPUs with AMX."""
-    if torch.cuda.is_available() and not use_cpu:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 does not tell
-    return (use_cpu or not torch.accelerator.is_available()) and bool(capabilities.get("amx_bf16"))

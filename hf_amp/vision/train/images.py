@@ -23,6 +23,15 @@ from hf_amp.vision.data.load import load_image_dataset
 from hf_amp.vision.data.normalisation import make_image_processor, normalisation
 from hf_amp.vision.data.places import name_and_path
 from hf_amp.vision.train.arguments import ImageTrainingArguments
+from hf_amp.vision.train.checks.claims import check_claim
+from hf_amp.vision.train.checks.values import check_values, count_rule, seed_rule, share_rule
+
+_RULES = (
+    share_rule("label_noise"),
+    share_rule("validation_fraction"),
+    count_rule("max_train_samples", 1, "leave it out to use all images"),
+    seed_rule("split_seed"),
+)
 
 
 @dataclass
@@ -95,16 +104,7 @@ class DataArguments:
             self.dataset_path = None if path is None else str(path)
         if self.train_labels is not None and self.label_noise:
             raise ValueError("`train_labels` and `label_noise` exclude each other; leave one of them out")
-        for name, value in (
-            ("label_noise", self.label_noise),
-            ("validation_fraction", self.validation_fraction),
-        ):
-            if not 0 <= value < 1:
-                raise ValueError(f"`{name}` must be in [0, 1), got {value}; give a share, e.g. 0.2 for 20 %")
-        if self.max_train_samples is not None and self.max_train_samples < 1:
-            raise ValueError(
-                f"`max_train_samples` must be >= 1, got {self.max_train_samples}; leave it out to use all images"
-            )
+        check_values(self, _RULES)
         if self.augmentation is None:
             known = known_dataset(self.dataset)
             self.augmentation = "none" if known is None else known.augmentation
@@ -175,16 +175,16 @@ class Images:
     def __init__(self, data: DataArguments) -> None:
         splits = data.load()
         self.train: Dataset = splits["train"]
-        _check_claim(data, self.train)
         # Some data sets have no test split; what the tables then call test is their validation split.
         self.tested_on = "test" if "test" in splits else "validation"
         look = {"image_size": data.image_size, "image_mode": data.image_mode}
+        clean = DecodedImages(self.train, name="train", **look)
+        check_claim(data, clean)
         self.test = DecodedImages(splits[self.tested_on], name=self.tested_on, **look)
         has_validation = "validation" in splits and self.tested_on == "test"
         validation = splits["validation"] if has_validation else None
         self._held_out: Dataset | None = validation if data.validation_fraction else None
         self.validation = None if validation is None else DecodedImages(validation, name="validation", **look)
-        clean = DecodedImages(self.train, name="train", **look)
         decoded = {"train": clean, self.tested_on: self.test}
         if self.validation is not None:
             decoded["validation"] = self.validation
@@ -230,16 +230,6 @@ class Images:
             image_processor=make_image_processor(data.dataset, self.image_size, mean=self.mean, std=self.std),
             label_noise={"share": data.label_noise, "seed": seed, "changed": changed, "of": len(train)}
             | ({} if data.train_labels is None else {"labels_of": Path(data.train_labels).name}),
-        )
-
-
-def _check_claim(data: DataArguments, train: Dataset) -> None:
-    """Refuse other data under the name of a known data set: it would be normalised, and called, as what it is not."""
-    known, classes = known_dataset(data.dataset), train.features["label"].num_classes
-    if known is not None and not data.coarse_labels and classes != known.classes:
-        raise ValueError(
-            f"`dataset` {data.dataset!r} has {known.classes} classes, and these images have {classes}; give another "
-            "name with --dataset, or leave it out"
         )
 
 

@@ -6,6 +6,7 @@ section 5.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -118,7 +119,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, _: float) -> Tensor:
 
 
 _SHARE = ("in [0, 1)", lambda value: 0 <= value < 1)
-_POSITIVE = ("> 0", lambda value: value > 0)
+_POSITIVE = ("finite and > 0", lambda value: 0 < value < math.inf)
 
 METHODS: dict[str, Method] = {
     "erm": Method("ERM", "plain empirical risk minimisation"),
@@ -158,7 +159,7 @@ METHODS: dict[str, Method] = {
         "flooding",
         fields=("flood_level",),
         published={"flood_level": 0.02},
-        rule=(">= 0", lambda value: value >= 0),
+        rule=("finite and >= 0", lambda value: 0 <= value < math.inf),
         loss=lambda logits, labels, level: flooded(F.cross_entropy(logits, labels), level),
     ),
     "mixup": Method(

@@ -78,6 +78,7 @@ def build_model(model: ModelArguments, training: ImageTrainingArguments, images:
         ValueError: the name is not known, a config field does not exist, or the size does not fit.
     """
     config = _config(model, training, images)
+    _check_config(model, config, images)
     if model.model in MODEL_NAMES:
         return _channels_last(AutoModelForImageClassification.from_config(config))
     loaded = AutoModelForImageClassification.from_pretrained(model.model, config=config, ignore_mismatched_sizes=True)
@@ -108,6 +109,24 @@ def _config(model: ModelArguments, training: ImageTrainingArguments, images: Ima
             f"`model` {model.model} has no config field {unknown[0]!r}; choose another method, or correct `model_args`"
         )
     return AutoConfig.from_pretrained(model.model, **overrides)
+
+
+def _check_config(model: ModelArguments, config: PreTrainedConfig, images: Images) -> None:
+    """Refuse a network that is not one for these images."""
+    channels = getattr(config, "num_channels", images.num_channels)
+    if channels != images.num_channels:
+        mode = {1: "; give --image_mode grey", 3: "; give --image_mode rgb"}.get(channels, "; choose another network")
+        raise ValueError(
+            f"`model` {model.model} takes images of {channels} channel(s), and these have {images.num_channels}{mode}"
+        )
+    classes, given = len(images.label_names), model.config_overrides()
+    counts = [given.get("num_labels", classes), len(given.get("id2label", images.label_names)), config.num_labels]
+    wrong = [count for count in counts if count != classes]
+    if wrong:
+        raise ValueError(
+            f"`model_args` must leave the network {classes} classes, as many as the images have, got {wrong[0]}; leave "
+            "num_labels and id2label out"
+        )
 
 
 def _channels_last(model: PreTrainedModel) -> PreTrainedModel:
@@ -152,10 +171,13 @@ def check_training(model: ModelArguments, training: ImageTrainingArguments, imag
 def _say_what_the_radius_follows(training: ImageTrainingArguments, images: Images) -> None:
     # Without evaluations the Trainer says so itself.
     if training.amp_epsilon is None and images.validation is None and training.eval_strategy != IntervalStrategy.NO:
+        why, remedy = "none are held out", "--validation_fraction 0.1"
+        if images.tested_on != "test":
+            why = f"the data set has no test split, so that its {images.tested_on} images are what is tested on"
+            remedy = "a test split"
         logger.warning(
-            "`amp_epsilon` is not given, so the radius follows the loss on held-out images, and none are held out: "
-            "every step is a plain one, as with --method erm. Add --validation_fraction 0.1, or --amp_epsilon 0.5 for "
-            "the paper's constant radius."
+            f"`amp_epsilon` is not given, so the radius follows the loss on held-out images, and {why}: every step is "
+            f"a plain one, as with --method erm. Add {remedy}, or --amp_epsilon 0.5 for the paper's constant radius."
         )
 
 

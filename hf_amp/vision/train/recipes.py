@@ -9,6 +9,7 @@ the three result tables and the protocol of section 5.
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,7 +185,7 @@ def sgd_settings(learning_rate: float, optim_args: str | None) -> dict[str, Any]
         try:
             if name == "nesterov" and value.lower() in ("true", "false"):
                 settings[name] = value.lower() == "true"
-            elif name in _SGD_NUMBERS:
+            elif name in _SGD_NUMBERS and math.isfinite(float(value)):
                 settings[name] = float(value)
             else:
                 raise ValueError(part)
