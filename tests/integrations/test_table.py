@@ -22,9 +22,7 @@ SHOWN_BY = {
     "trl `KTOTrainer`": ["KTO"],
     "trl `CPOTrainer`": ["CPO", "ORPO", "TPO"],
     "trl figures": ["test_figures.py::test_what_is_logged_with_a_tiny_epsilon_is_what_the_plain_class_logs"],
-    "Samples with any": [
-        "test_shares.py::test_rows_that_no_sample_can_be_given_leave_the_batch_whole"
-    ],
+    "Samples with any": ["test_shares.py::test_rows_that_no_sample_can_be_given_leave_the_batch_whole"],
     "sentence-transformers with in-batch": ["MultipleNegativesRanking", "CachedMultipleNegativesRanking"],
     "sentence-transformers, nothing set": [
         "test_training.py::test_batches_of_another_size_in_evaluation_are_said_where_the_loss_depends_on_it"
