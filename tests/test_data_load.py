@@ -343,13 +343,21 @@ except ConnectionError as error:
     assert "'digits', which needs no network" in run.stdout
 
 
-def test_unknown_data_sets_are_refused_by_name(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("someone/nothing", r"'someone/nothing' \(there is no such folder here\)"),
+        ("cifar11", r"'cifar11' \(there is no such folder here; did you mean 'cifar10'\?\)"),
+        ("uoft-cs/cifar10", "'uoft-cs/cifar10'"),
+    ],
+)
+def test_unknown_data_sets_are_refused_by_name(monkeypatch, name, told):
     def not_found(*args):
         raise DatasetNotFoundError("Dataset 'someone/nothing' doesn't exist on the Hub or cannot be accessed.")
 
     monkeypatch.setattr(places, "load_dataset", not_found)
-    with pytest.raises(FileNotFoundError, match=r"'someone/nothing' was not found on the Hub.*correct the name"):
-        load_image_dataset("someone/nothing")
+    with pytest.raises(FileNotFoundError, match=rf"data set {told} was not found on the Hub.*correct the name"):
+        load_image_dataset(name)
 
 
 def test_data_sets_of_several_configurations_are_refused_with_a_way_out(monkeypatch):

@@ -112,3 +112,17 @@ def test_a_network_with_strided_kernels_of_few_channels_stays_channels_first(tmp
     args = ImageTrainingArguments(use_cpu=True, method="erm", precision="float32", output_dir=str(tmp_path))
     network = build_model(ModelArguments(model_args=SHALLOW), args, Images(data))
     assert all(parameter.is_contiguous() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"), [(None, "Unrecognized model"), ("{", "config.json"), ('{"model_type": "no"}', "no")]
+)
+def test_a_folder_that_holds_no_network_is_named_with_what_would_do(tmp_path, make, reason):
+    (tmp_path / "model").mkdir()
+    if make is not None:
+        (tmp_path / "model" / "config.json").write_text(make)
+    with pytest.raises(
+        SystemExit, match=rf"`model` '.*model' cannot be loaded \(.*{reason}.*\); give one of preactres"
+    ):
+        classify(tmp_path / "out", "--model", str(tmp_path / "model"), "--model_args", "{}")
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,26 +51,35 @@ def from_hub(hub_id: str, config: str | None) -> DatasetDict:
         ConnectionError: the Hub cannot be reached and the data set is not in the cache.
         ValueError: `datasets` refuses it, for example since it has several configurations, or a file is damaged.
     """
+    told = _told(hub_id)
     try:
         found = load_dataset(hub_id, config)
     except DatasetNotFoundError as error:
         raise FileNotFoundError(
-            f"data set {hub_id!r} was not found on the Hub, or may not be read; correct the name, log in, or pass a "
+            f"data set {told} was not found on the Hub, or may not be read; correct the name, log in, or pass a "
             "local copy as `path` (`--dataset_path` on the command line)"
         ) from error
     except ConnectionError as error:
         raise ConnectionError(
-            f"data set {hub_id!r} is not in the cache, and the Hub cannot be reached ({error}); connect to the "
+            f"data set {told} is not in the cache, and the Hub cannot be reached ({error}); connect to the "
             "network once, pass a local copy as `path` (`--dataset_path` on the command line), or use the data set "
             "'digits', which needs no network"
         ) from error
     except (ValueError, DatasetGenerationError) as error:
         raise ValueError(
-            f"data set {hub_id!r} cannot be loaded as it is ({error.__cause__ or error}); choose what you need with "
+            f"data set {told} cannot be loaded as it is ({error.__cause__ or error}); choose what you need with "
             "datasets.load_dataset, write each split with `to_parquet('train.parquet')` and so on, and pass the folder "
             "as `path` (`--dataset_path` on the command line)"
         ) from error
     return _usual_names(found)
+
+
+def _told(hub_id: str) -> str:
+    """Return an id as messages show it: of one that nobody knows, that it is no folder, either."""
+    if known_dataset(hub_id) is not None:
+        return repr(hub_id)
+    close = difflib.get_close_matches(hub_id, CATALOGUE, n=1)
+    return f"{hub_id!r} (there is no such folder here{f'; did you mean {close[0]!r}?' if close else ''})"
 
 
 def from_path(path: str | os.PathLike[str], config: str | None, wanted: Sequence[str]) -> DatasetDict:

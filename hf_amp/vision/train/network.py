@@ -102,7 +102,13 @@ def _config(model: ModelArguments, training: ImageTrainingArguments, images: Ima
             f"{model.model!r}; choose one of these"
         )
     overrides |= model.config_overrides()
-    known = AutoConfig.from_pretrained(model.model)
+    try:
+        known = AutoConfig.from_pretrained(model.model)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`model` {model.model!r} cannot be loaded ({str(error).splitlines()[0]}); give one of "
+            f"{', '.join(MODEL_NAMES)}, a folder that a training wrote, or the Hub id (owner/name) of a classifier"
+        ) from error
     unknown = sorted(name for name in overrides if not hasattr(known, name))
     if unknown:
         raise ValueError(
