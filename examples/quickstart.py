@@ -172,10 +172,10 @@ def parse():
     options.results = options.output_dir / "quickstart.json"
     try:
         options.output_dir.mkdir(parents=True, exist_ok=True)
-        before = json.loads(options.results.read_text()) if options.results.exists() else options.settings
+        there = json.loads(options.results.read_text()) if options.results.exists() else {"settings": options.settings}
     except (OSError, ValueError) as error:
         parser.error(f"--output_dir {options.output_dir} cannot be used ({error}); give another one")
-    if before != options.settings and (not isinstance(before, dict) or before.get("settings") != options.settings):
+    if not isinstance(there, dict) or there.get("settings") != options.settings:
         parser.error(f"{options.results} was made with other settings and is kept; give another --output_dir")
     return options
 

@@ -1,4 +1,4 @@
-"""The same inputs for every pass, whatever it does to its own: new containers, tensors and a count that are watched."""
+"""The same inputs for every pass: new containers, tensors and a count that are watched, and what the labels are."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping

@@ -1,13 +1,21 @@
-"""What steps report between two logs, and between two evaluations, summed on the device."""
+"""What steps report between two logs, and between two evaluations, summed on the device, and what is kept of it."""
 
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate.utils import reduce
 from torch import Tensor
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer_callback import ExportableState
 
 from hf_amp.perturbation import Perturbation
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+_Stored = TypeVar("_Stored", bound="StoredCallback")
 
 
 class PerturbationLog:
@@ -83,3 +91,53 @@ class StepMean:
         """Return what makes the mean again."""
         pending = 0.0 if self._pending is None else self._pending.item()
         return {"total": self.total + pending, "steps": self.steps}
+
+
+class StoredCallback(TrainerCallback, ExportableState):
+    """A callback of which a Trainer has one, and whose state its checkpoints hold."""
+
+    @classmethod
+    def of(cls: type[_Stored], trainer: "Trainer") -> _Stored | None:
+        """Return the one of a trainer; None if it has none."""
+        return next((one for one in trainer.callback_handler.callbacks if isinstance(one, cls)), None)
+
+    def begin(self, state: TrainerState, stored: Mapping[str, Any] | None) -> None:
+        """Begin a training.
+
+        Args:
+            state: of the training.
+            stored: attributes in the checkpoint that is resumed from; None where there are none.
+        """
+        raise NotImplementedError
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Begin anew, or with what the checkpoint holds that is resumed from."""
+        states: Any = state.stateful_callbacks
+        stored = states.get(type(self).__name__) if state.global_step else None
+        self.begin(state, None if stored is None else stored["attributes"])
+        states.setdefault(type(self).__name__, self.state())  # where `Trainer` looks for it when it saves
+
+
+class TrainingClock(StoredCallback):
+    """Counts the seconds of a training, those before a resume included."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._start: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the start of the training to its end, or to now, without what was lost by a stop."""
+        return self._before + (0.0 if self._start is None else time.monotonic() - self._start)
+
+    def begin(self, state: TrainerState, stored: Mapping[str, Any] | None) -> None:  # noqa: ARG002
+        """Begin at 0, or with the seconds of the checkpoint."""
+        self._before, self._start = 0.0 if stored is None else stored["before"], time.monotonic()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Stop."""
+        self._before, self._start = self.seconds, None
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        return {"args": {}, "attributes": {"before": self.seconds}}

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_callback import ExportableState
+from transformers import Trainer, TrainerControl, TrainerState
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from hf_amp.inputs import continuous_labels
-from hf_amp.logs import StepMean
+from hf_amp.logs import StepMean, StoredCallback
 from hf_amp.radius_rule import EVALUATIONS, LEAST_SHARE, is_steep, limit_for, radius_for, share_for
 from hf_amp.third_party import is_of
 from hf_amp.training_args import AMPSettings
@@ -55,7 +54,7 @@ def _finite(loss: Tensor) -> Tensor:
     return torch.nan_to_num(wide, posinf=0.0, neginf=0.0)
 
 
-class RadiusCallback(TrainerCallback, ExportableState):
+class RadiusCallback(StoredCallback):
     """Sets the radius after each evaluation. `AMPTrainer` has one, which counts while `amp_epsilon` is None.
 
     The trainer tells it the losses of every step. Their means since the evaluation before are compared with the last
@@ -67,11 +66,6 @@ class RadiusCallback(TrainerCallback, ExportableState):
         largest: the largest radius that a step of this training had.
         trainer: which says what loss of an evaluation is followed; None before it trains.
     """
-
-    @classmethod
-    def of(cls, trainer: Trainer) -> "RadiusCallback | None":
-        """Return the one of a trainer; None if it has none."""
-        return next((one for one in trainer.callback_handler.callbacks if isinstance(one, cls)), None)
 
     def __init__(self) -> None:
         self.trainer: RadiusMixin | None = None
@@ -112,15 +106,12 @@ class RadiusCallback(TrainerCallback, ExportableState):
         if self._is_start:
             self._start.add(loss, is_new_step)
 
-    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Begin at 0, or with what the checkpoint holds that is resumed from."""
-        states: Any = state.stateful_callbacks
-        stored = states.get(type(self).__name__) if state.global_step else None
-        self._begin(**({} if stored is None else stored["attributes"]))
+    def begin(self, state: TrainerState, stored: Mapping[str, Any] | None) -> None:
+        """Begin at 0, or with the radius of the checkpoint, and say what keeps it from following over-fitting."""
+        self._begin(**(stored or {}))
         losses = [entry.get("erm_loss", entry["loss"]) for entry in state.log_history if "loss" in entry]
         if stored is None and losses:  # a checkpoint without a radius: its training began with what it logged first
             self._start = StepMean(losses[0] * _FIRST_STEPS, _FIRST_STEPS)
-        states.setdefault(type(self).__name__, self.state())  # where `Trainer` looks for it when it saves
         if self.trainer is not None:
             self.trainer._warn_of_evaluations(state)
 

@@ -32,7 +32,8 @@ def check_write_access(repo_id: str, token: str | None, remedy: str) -> None:
     token = token or get_token()
     if token is None:
         raise PublishingError(
-            f"There is no token to push to {repo_id} with; run `hf auth login` or set HF_TOKEN; {remedy}"
+            f"There is no token to push to {repo_id} with; run `hf auth login` or set HF_TOKEN (a training takes "
+            f"`hub_token`, too); {remedy}"
         )
     try:
         who = HfApi().whoami(token=token)

@@ -12,11 +12,11 @@ from huggingface_hub import HfApi, is_offline_mode
 from transformers import PreTrainedModel, Trainer
 
 from hf_amp.hub.card import CardFacts, Evaluation
-from hf_amp.hub.clock import TrainingClock
 from hf_amp.hub.environment import environment
 from hf_amp.hub.log_history import evaluations
 from hf_amp.hub.text.invocation import changed_arguments, command_line
 from hf_amp.hub.text.places import without_places
+from hf_amp.logs import TrainingClock
 
 CURVES_NAME = "learning_curves.png"
 FIGURES = {

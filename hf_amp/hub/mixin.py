@@ -24,10 +24,7 @@ from hf_amp.hub.upload.background import BackgroundPushes, copy_model
 
 logger = logging.get_logger(__name__)
 
-_REMEDY = (
-    "or give `hub_token`, or train with hub_check=False (AMPTrainingArguments), or HF_HUB_OFFLINE=1 and "
-    "`python -m hf_amp.push` later"
-)
+_REMEDY = "or train with hub_check=False (AMPTrainingArguments), or HF_HUB_OFFLINE=1 and `python -m hf_amp.push` later"
 
 
 class PublishingMixin(CardSectionMixin):

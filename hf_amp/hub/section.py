@@ -11,9 +11,9 @@ from transformers.trainer_utils import IntervalStrategy
 
 from hf_amp.files import write_whole
 from hf_amp.hub.card import CARD_NAME, METADATA, CardFacts, own_tags, read_card
-from hf_amp.hub.clock import TrainingClock
 from hf_amp.hub.facts import NO_DEFENCE, facts_of_trainer
 from hf_amp.hub.text.rendering import template
+from hf_amp.logs import TrainingClock
 from hf_amp.radius import RadiusCallback
 from hf_amp.training_args import AMPSettings
 

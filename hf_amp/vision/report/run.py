@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_amp.hub.access import PublishingError
-from hf_amp.hub.clock import TrainingClock
 from hf_amp.hub.log_history import curves
+from hf_amp.logs import TrainingClock
 from hf_amp.vision.report.card import FACTS_NAME
 from hf_amp.vision.report.flatness.probe import SHARPNESS_RADIUS, measure_sharpness
 from hf_amp.vision.report.metrics import compute_metrics, keep_logits
