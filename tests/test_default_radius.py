@@ -46,6 +46,12 @@ def test_the_share_of_the_gain_is_that_of_the_best_constant_radius(grid):
     assert "Share of the best constant radius's gain: 60% in 1 tasks." in table
 
 
+def test_the_share_is_that_on_the_seeds_of_the_constant_radius(grid):
+    fewer = {way: [50.0, 52.0] if way != "0.1" else [30.0, 32.0] for way in constants()}
+    made = rows(erm=[40.0, 42.0, 44.0], default=[34.0, 36.0, 44.0], **fewer)
+    assert grid.summary_of(made)["share_of_gain"] == pytest.approx(0.6)
+
+
 def test_a_single_seed_has_no_standard_error(grid):
     made = rows(erm=[40.0], default=[34.0], **constants(r01=[30.0]))
     assert grid.summary_of(made)["share_of_gain"] == pytest.approx(0.6)

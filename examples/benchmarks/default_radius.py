@@ -47,10 +47,11 @@ def ways_of(task):
     return WAYS if TASKS[task].ascent else tuple(way for way in WAYS if way not in ASCENT)
 
 
-def paired(rows, left, right, key="error"):
+def paired(rows, left, right, key="error", seeds=None):
     """Mean, standard error (None for one seed) and number of the differences over the seeds that both ways have."""
-    seeds = sorted(rows.get(left, {}).keys() & rows.get(right, {}).keys())
-    pairs = [(rows[left][seed][key], rows[right][seed]["error"]) for seed in seeds]
+    both = rows.get(left, {}).keys() & rows.get(right, {}).keys()
+    shared = sorted(both if seeds is None else both & seeds)
+    pairs = [(rows[left][seed][key], rows[right][seed]["error"]) for seed in shared]
     differences = [one - other for one, other in pairs if one is not None]
     if not differences:
         return None
@@ -74,7 +75,9 @@ def summary_of(rows):
     if change is not None:
         summary["harms"] = change[0] > (change[1] or 0)
         gains = chosen is not None and -chosen[0] > (chosen[1] or 0)
-        summary["share_of_gain"] = change[0] / chosen[0] if gains else None
+        summary["share_of_gain"] = None
+        if gains:  # on the seeds of the constant radius, which may be fewer
+            summary["share_of_gain"] = paired(rows, "default", "erm", seeds=rows[best].keys())[0] / chosen[0]
     return summary
 
 
