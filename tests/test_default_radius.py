@@ -1,6 +1,7 @@
 """The grid of tasks for the default radius: what it trains, what its table says, and that it continues."""
 
 import dataclasses
+import re
 
 import pytest
 from commands import EXAMPLES, load_example
@@ -130,6 +131,21 @@ def test_made_tasks_are_evaluated_as_often_as_their_names_say(grid, tmp_path, mo
     named = {name: task.eval_steps for name, task in grid.TASKS.items() if "_every" in name}
     assert named.keys() == {name for name, task in grid.TASKS.items() if task.eval_steps}
     assert all(f"_every{steps}steps_" in name for name, steps in named.items())
+
+
+def test_what_follows_no_evaluation_is_trained_once_and_not_for_each_number_of_steps(grid, tmp_path, monkeypatch):
+    import default_radius_made as made
+
+    tabular = made.MADE["tabular"]
+    monkeypatch.setitem(made.MADE, "tabular", lambda *own: (*tabular(*own)[:2], {"num_train_epochs": 3}))
+    for way in ("0.5", "together"):
+        errors = {made.made_run("tabular", way, 0, 0.0, tmp_path, steps)["error"] for steps in (None, 5)}
+        assert len(errors) == 1
+    by_steps = {name for name, task in grid.TASKS.items() if task.eval_steps}
+    for name in by_steps:
+        assert grid.ways_of(name) == ("erm", "default")
+        assert set(grid.ways_of(re.sub(r"_every\d+steps", "", name))) == {"erm", "default", *grid.FOLLOW_NOTHING}
+    assert len(by_steps) == 8
 
 
 def share_of_other_labels(left, right):

@@ -179,6 +179,10 @@ def test_changes_by_the_default_radius_are_those_of_its_rows(monkeypatch):
         f"in the {len(shares)} tasks where one gains, the default has {statistics.mean(shares):.0%}".replace("%", " %")
         in told
     )
+    together = [grid.paired(of_task, "together", "default") for of_task in rows.values() if of_task.get("together")]
+    better, worse = (sum(sign * mean > (error or 0) for mean, error, _ in together) for sign in (-1, 1))
+    assert f"better than the default in {better} of the {len(together)} tasks in which it was tried" in told
+    assert f"and worse in {worse}, most of them with wrong ones" in told
     for steps in (5, 100):
         parts = [
             summaries[f"{kind}_every{steps}steps_{noise}"]["default"][0] / summaries[f"{kind}_{noise}"]["default"][0]

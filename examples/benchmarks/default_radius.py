@@ -39,12 +39,17 @@ from hf_amp.vision.report.results import write_json
 from hf_amp.vision.train.command_line import print_anywhere
 
 CONSTANT = ("0.5", "0.3", "0.2", "0.1", "0.05")
-WAYS = ("erm", "default", *CONSTANT, "together", *ASCENT)
+FOLLOW_NOTHING = (*CONSTANT, "together")
+WAYS = ("erm", "default", *FOLLOW_NOTHING, *ASCENT)
 JSON_NAME, TABLE_NAME, FIGURE_NAME = "default_radius.json", "default_radius.md", "default_radius.png"
 
 
 def ways_of(task):
-    return WAYS if TASKS[task].ascent else tuple(way for way in WAYS if way not in ASCENT)
+    """The ways of a task; what follows no evaluation is trained once, not for each number of `eval_steps`."""
+    others = () if TASKS[task].ascent else tuple(ASCENT)
+    if TASKS[task].eval_steps:
+        others += FOLLOW_NOTHING
+    return tuple(way for way in WAYS if way not in others)
 
 
 def paired(rows, left, right, key="error", seeds=None):
@@ -119,7 +124,7 @@ def table(tasks):
 def save_figure(tasks, path):
     """Change of the test error against ERM: the default, and the constant 0.5."""
     shown = [(name, task["summary"], task["rows"]) for name, task in tasks.items() if task["summary"]["default"]]
-    figure = Figure(figsize=(8, 1.2 + 0.28 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(8, 1.2 + 0.19 * len(shown)), layout="constrained")
     axes = figure.subplots()
     for way, label, color, shift in (("0.5", "constant radius 0.5", "C1", 0.15), ("default", "default", "C0", -0.15)):
         points = [(i + shift, change) for i, (_, _, rows) in enumerate(shown) if (change := paired(rows, way, "erm"))]
@@ -128,11 +133,12 @@ def save_figure(tasks, path):
             [place for place, _ in points],
             xerr=[change[1] or 0 for _, change in points],
             fmt="o",
+            markersize=4,
             color=color,
             label=label,
         )
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [name.replace("_", " ") for name, _, _ in shown], fontsize=8)
+    axes.set_yticks(range(len(shown)), [name.replace("_", " ") for name, _, _ in shown], fontsize=7)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel("test error less that of Trainer, percentage points (bars: standard error over seeds)")
     axes.legend(loc="best")

@@ -66,7 +66,8 @@ def digits(width, epochs, noise):
 
 def cifar(train, epochs, noise=0.0, augmentation="none", stages=(8, 16, 32, 64), **more):
     """Some settings of a task on CIFAR-10 that are no settings of the command belong to the `Task`."""
-    own = {name: more.pop(name) for name in ("seeds", "ascent", "start", "head_only", "images") if name in more}
+    fields = ("seeds", "ascent", "start", "head_only", "images", "held_out")
+    own = {name: more.pop(name) for name in fields if name in more}
     settings = {
         "dataset": "cifar10",
         "model_args": network(1, stages),
@@ -142,6 +143,18 @@ TASKS |= {  # tried once, when the rule stood
     }.items()
     for noise in wrong
 }
+TASKS |= {  # tried once, like those before, from scratch on images that the rule had met in fine-tuning alone
+    f"cifar100_3000_{epochs}epochs_noise{noise:g}_{augmentation}": cifar(
+        3000, epochs, noise, augmentation, images="cifar100-small", dataset="cifar100", coarse_labels=True
+    )
+    for epochs, noise, augmentation in ((15, 0.0, "none"), (15, 0.4, "none"), (60, 0.4, "vanilla"))
+}
+TASKS |= {
+    f"svhn_690_15epochs_noise{noise:g}_none": cifar(
+        690, 15, noise, images="svhn-small", dataset="svhn", held_out=172, seeds=tuple(range(seeds))
+    )
+    for noise, seeds in ((0.0, 12), (0.4, 6))
+}
 TASKS |= {  # evaluated four or five times an epoch, or every fourth or fifth epoch
     f"{kind}_every{steps}steps_noise{noise:g}": Task(seeds=SECONDS, eval_steps=steps)
     for kind, wrong in {"mlp_30epochs": (0.0, 0.3), "gru_20epochs": (0.0, 0.2)}.items()
@@ -149,6 +162,7 @@ TASKS |= {  # evaluated four or five times an epoch, or every fourth or fifth ep
     for steps in (5, 100)
 }
 _images = {}
+_OF_IMAGES = ("dataset", "coarse_labels", "train_labels", "max_", "validation")
 _SIZES = {"digits": 1438, "cifar10": 50_000, "cifar100": 5000, "svhn": 862}
 
 
@@ -170,7 +184,7 @@ def run_task(name, way, seed, output_dir, data):
     if task.start is not None:
         settings["model"] = str(start_of(task.start, output_dir, data, settings.pop("model_args", None)))
     model, images, training = Settings(settings).arguments()
-    key = repr({k: v for k, v in settings.items() if k.startswith(("dataset", "train_labels", "max_", "validation"))})
+    key = repr({k: v for k, v in settings.items() if k.startswith(_OF_IMAGES)})
     make = frozen_but_for_the_head if task.head_only else None
     experiment = Experiment(model, images, training, _images.get(key), verbose=False, make_trainer=make)
     if key not in _images:
