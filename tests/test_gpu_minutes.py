@@ -4,16 +4,19 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 from commands import load_example
+from datasets import Dataset
 from tiny_images import image_split, write_parquet
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "examples" / "benchmarks" / "gpu_minutes.sh"
+SAM_RUN = "small_sam_seed{}/cifar10n_a_worst"
 TINY = '{"stem_size":4,"hidden_sizes":[4,8],"depths":[1,1]}'
 
 
@@ -59,6 +62,25 @@ def test_every_phase_writes_what_it_finds_and_a_second_call_goes_on(tmp_path):
     said = rehearse(tmp_path, "amp", "nonsense", EPOCHS="1")  # the images are kept from the first call
     assert json.loads((out / "amp.json").read_text())["method"] == "amp"
     assert "there is no phase nonsense" in said
+
+
+def test_the_study_chooses_the_radius_of_sam_with_one_seed_and_trains_the_others_with_it(tmp_path):
+    options = {"classes": 10, "image": "img", "size": (32, 32)}
+    images = image_split(40, **options)
+    data = write_parquet(tmp_path / "data", train=images, test=image_split(20, **options))
+    labels = Dataset.from_dict({"label": images["label"], "worst": images["label"][::-1]})
+    flags = f"--use_cpu true --model_args {TINY} --num_train_epochs 2"
+    assert "not all images and labels are here yet" in rehearse(tmp_path, "study", DATA=str(data), EXTRA=flags)
+    labels.to_parquet(str(tmp_path / "keep" / "data" / "labels.parquet"))
+    said = rehearse(tmp_path, "study", STUDY_JOBS="sam a worst", EXTRA=flags, PARALLEL="2")
+    assert said.count("ended with 0") == 5, said
+    with tarfile.open(tmp_path / "out" / "study.tgz") as packed:
+        rows = [json.load(packed.extractfile(f"study/{SAM_RUN.format(seed)}/comparison.json"))["rows"] for seed in (1, 2)]
+    chosen = {row["settings"]["amp_epsilon"] for (row,) in rows}
+    candidates = [choice["candidates"] for (row,) in rows for choice in row["selections"]]
+    best = min(candidates[0], key=lambda one: (one["validation_error_rate"], one["validation_nll"]))
+    assert candidates[0] == candidates[1] and chosen == {best["value"]}  # those of seed 0, trained once
+    assert [row["seeds"] for (row,) in rows] == [[0, 1], [0, 2]]
 
 
 def test_what_has_no_time_left_or_no_images_is_said_and_left_out(tmp_path):

@@ -9,6 +9,8 @@
 #   steps      a step of Trainer, AMPTrainer and plain two passes
 #   erm amp cheap              the headline training: PreActResNet18 on CIFAR-10; cheap: the ascent on 6 % of a batch
 #   worst_erm worst_amp        the same with the labels of CIFAR-10N "worst", for which $DATA/labels.parquet is needed
+# and, when asked for:
+#   study      the study with the labels that people gave, which needs them, too: see gpu_study.sh
 #
 # DATA is a folder with the parquet files of CIFAR-10 (train*, test*), WHEELS one with packages to put in front of
 # those installed. Results go to OUT; KEEP holds what a second call needs: images that come in several calls, compiled
@@ -21,7 +23,7 @@ PHASES=${*:-tests data steps erm amp cheap worst_erm worst_amp}
 : "${DATA:=}" "${WHEELS:=}" "${OUT:=outputs/gpu}" "${KEEP:=$HOME/.cache/hf_amp_gpu}" "${PYTHON:=python3}"
 : "${EPOCHS:=auto}" "${MOST_EPOCHS:=60}" "${BATCH:=200}" "${LR:=0.2}" "${EPSILON:=0.5}" "${SEED:=0}" "${COMPILE:=true}"
 : "${STEP_FLAGS:=}" "${EXTRA:=}" "${TRAIN_FILES:=2}" "${TEST_FILES:=2}" "${RESERVE:=15}"
-: "${TEST_LIMIT:=100}" "${STEPS_LIMIT:=150}"
+: "${STUDY_JOBS:=}" "${TEST_LIMIT:=100}" "${STEPS_LIMIT:=150}"
 mkdir -p "$OUT" "$KEEP/data"
 exec > >(tee -a "$OUT/log.txt") 2>&1
 benchmarks=examples/benchmarks
@@ -134,6 +136,15 @@ for phase in $PHASES; do
     cheap) training cheap "$KEEP/data" "${amp[@]}" --amp_ascent_fraction 0.06 --amp_norm_stats descent ;;
     worst_erm) relabel && training worst_erm "$KEEP/worst" "${erm[@]}" ;;
     worst_amp) relabel && training worst_amp "$KEEP/worst" "${amp[@]}" ;;
+    study)
+        if whole && [ -f "$KEEP/data/labels.parquet" ]; then
+            DATA=$KEEP/data LABELS=$KEEP/data/labels.parquet OUT=$KEEP/study \
+                bash $benchmarks/gpu_study.sh "$(left)" "$STUDY_JOBS"
+            (cd "$KEEP" && find study -name '*.json' -not -path '*checkpoint-*') | tar czf "$OUT/study.tgz" -C "$KEEP" -T -
+        else
+            say "study: not all images and labels are here yet"
+        fi
+        ;;
     *) say "there is no phase $phase" ;;
     esac
     say "$phase took $((SECONDS - begun)) s"
