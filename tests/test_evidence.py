@@ -238,6 +238,16 @@ def test_methods_and_seeds_of_other_folders_stay_in_the_figures_of_labels_of_peo
     assert [one["regime"] for one in merged([study("worst"), study("worst", regime="a")])] == ["a", "b"]
 
 
+def test_a_study_without_plain_training_is_refused_before_anything_is_written(tmp_path, capsys):
+    folder = tmp_path / "cifar10n_b_worst"
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps({"rows": [], "versions": {}}))
+    with pytest.raises(SystemExit):
+        load_example("benchmarks/cifar10n").main([str(folder), "--output_dir", str(tmp_path / "out")])
+    assert "regime b with labels 'worst' has no ERM to compare with" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_figure_of_labels_of_people_has_two_bars_for_each_study(monkeypatch):
     study = load_example("benchmarks/cifar10n")
     studies = json.loads((EVIDENCE / "figures" / "cifar10n.json").read_text())["studies"]

@@ -85,6 +85,16 @@ def merged(studies):
     return sorted(found.values(), key=lambda study: (study["regime"], rank(study["labels"], LABELS)))
 
 
+def check_erm(studies):
+    """Refuse a study without the plain training that all others are compared with."""
+    for study in studies:
+        if all(row["label"] != "ERM" for row in study["rows"]):
+            raise ValueError(
+                f"regime {study['regime']} with labels {study['labels']!r} has no ERM to compare with; give the folder "
+                "that has it, too, or train it with --methods erm"
+            )
+
+
 def rank(name, names):
     """Where a name stands in a list; the others follow it, by the alphabet."""
     return (0, list(names).index(name), "") if name in names else (1, 0, name)
@@ -181,6 +191,7 @@ def main(argv=None):
     try:
         published = read_json(options.output_dir / JSON_NAME) or {"studies": []}
         studies = merged([*published["studies"], *map(study_of, options.folders)])
+        check_erm(studies)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     write_json(options.output_dir / JSON_NAME, {"studies": studies})
