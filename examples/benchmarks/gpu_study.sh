@@ -44,6 +44,35 @@ sam() { # REGIME LABELS
     wait
 }
 
+# A job for each seed
+each() { # PLACE REGIME LABELS METHOD ...
+    local seed
+    for seed in 0 1 2; do echo "train $1$seed $2 $3 --seeds $seed --methods ${*:4}"; done
+}
+
+# What there is to do, in order
+list() {
+    local labels method
+    each small_amp b worst amp erm
+    echo sam b worst
+    for labels in worst official; do
+        for method in amp erm; do
+            echo "train whole_$method b $labels --seeds 0 --methods $method --model_args {}"
+        done
+    done
+    each small_fixed b worst amp:amp_epsilon=0.5 label_smoothing
+    each small_more b worst $AMP_PART erm:num_train_epochs=40
+    each small_amp b aggregate amp erm
+    each small_amp b official amp erm
+    each small_amp a worst erm amp label_smoothing
+    echo sam a worst
+    each small_more a worst amp:amp_epsilon=0.5 $AMP_PART erm:num_train_epochs=24
+    each small_amp a official erm amp
+    each small_amp a aggregate erm amp
+    each small_fixed b aggregate amp:amp_epsilon=0.5 $AMP_PART label_smoothing
+    each small_fixed b official amp:amp_epsilon=0.5 $AMP_PART label_smoothing
+}
+
 if command -v nvidia-cuda-mps-control > /dev/null; then # kernels of several processes at once, not in turn
     nvidia-cuda-mps-control -d
     trap 'echo quit | nvidia-cuda-mps-control > /dev/null 2>&1' EXIT
@@ -56,46 +85,6 @@ while read -r job; do
     [[ $job =~ $WANTED ]] || continue
     while (($(jobs -rp | wc -l) >= PARALLEL)); do wait -n; done
     eval "$job" &
-done << JOBS
-train small_amp0 b worst --seeds 0 --methods amp erm
-train small_amp1 b worst --seeds 1 --methods amp erm
-train small_amp2 b worst --seeds 2 --methods amp erm
-sam b worst
-train whole_amp b worst --seeds 0 --methods amp --model_args {}
-train whole_erm b worst --seeds 0 --methods erm --model_args {}
-train whole_amp b official --seeds 0 --methods amp --model_args {}
-train whole_erm b official --seeds 0 --methods erm --model_args {}
-train small_fixed0 b worst --seeds 0 --methods amp:amp_epsilon=0.5 label_smoothing
-train small_fixed1 b worst --seeds 1 --methods amp:amp_epsilon=0.5 label_smoothing
-train small_fixed2 b worst --seeds 2 --methods amp:amp_epsilon=0.5 label_smoothing
-train small_more0 b worst --seeds 0 --methods $AMP_PART erm:num_train_epochs=40
-train small_more1 b worst --seeds 1 --methods $AMP_PART erm:num_train_epochs=40
-train small_more2 b worst --seeds 2 --methods $AMP_PART erm:num_train_epochs=40
-train small_amp0 b aggregate --seeds 0 --methods amp erm
-train small_amp1 b aggregate --seeds 1 --methods amp erm
-train small_amp2 b aggregate --seeds 2 --methods amp erm
-train small_amp0 b official --seeds 0 --methods amp erm
-train small_amp1 b official --seeds 1 --methods amp erm
-train small_amp2 b official --seeds 2 --methods amp erm
-train small_amp0 a worst --seeds 0 --methods erm amp label_smoothing
-train small_amp1 a worst --seeds 1 --methods erm amp label_smoothing
-train small_amp2 a worst --seeds 2 --methods erm amp label_smoothing
-sam a worst
-train small_more0 a worst --seeds 0 --methods amp:amp_epsilon=0.5 $AMP_PART erm:num_train_epochs=24
-train small_more1 a worst --seeds 1 --methods amp:amp_epsilon=0.5 $AMP_PART erm:num_train_epochs=24
-train small_more2 a worst --seeds 2 --methods amp:amp_epsilon=0.5 $AMP_PART erm:num_train_epochs=24
-train small_amp0 a official --seeds 0 --methods erm amp
-train small_amp0 a aggregate --seeds 0 --methods erm amp
-train small_amp1 a official --seeds 1 --methods erm amp
-train small_amp1 a aggregate --seeds 1 --methods erm amp
-train small_amp2 a official --seeds 2 --methods erm amp
-train small_amp2 a aggregate --seeds 2 --methods erm amp
-train small_fixed0 b aggregate --seeds 0 --methods amp:amp_epsilon=0.5 $AMP_PART label_smoothing
-train small_fixed1 b aggregate --seeds 1 --methods amp:amp_epsilon=0.5 $AMP_PART label_smoothing
-train small_fixed2 b aggregate --seeds 2 --methods amp:amp_epsilon=0.5 $AMP_PART label_smoothing
-train small_fixed0 b official --seeds 0 --methods amp:amp_epsilon=0.5 $AMP_PART label_smoothing
-train small_fixed1 b official --seeds 1 --methods amp:amp_epsilon=0.5 $AMP_PART label_smoothing
-train small_fixed2 b official --seeds 2 --methods amp:amp_epsilon=0.5 $AMP_PART label_smoothing
-JOBS
+done < <(list)
 wait
 echo "[$SECONDS s] done"
