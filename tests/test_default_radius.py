@@ -68,6 +68,36 @@ def test_where_no_constant_radius_gains_there_is_no_share(grid):
     assert summary["share_of_gain"] is None
 
 
+def test_the_best_constant_radius_is_chosen_by_the_seeds_that_all_five_have(grid):
+    later = constants(r03=[36.0], r01=[35.0, 46.0, 48.0], r005=[37.0, 10.0])
+    made = rows(erm=[40.0, 42.0, 44.0], default=[34.0, 36.0, 38.0], **{**later, "0.5": [52.0], "0.2": [50.0]})
+    summary = grid.summary_of(made)
+    assert summary["best_constant"] == "0.1"
+    assert summary["constant"] == pytest.approx((1.0, 3.0, 3))
+    assert summary["share_of_gain"] is None
+    del made["0.2"]
+    assert grid.summary_of(made)["best_constant"] is None
+
+
+def test_where_a_run_takes_minutes_the_first_seed_chooses_the_constant_radius(grid, tmp_path, monkeypatch):
+    long, short = "vit_40epochs_noise0", "mlp_30epochs_noise0"
+    assert [grid.TASKS[name].first_seed_chooses for name in (long, short)] == [True, False]
+    made = []
+
+    def run(name, way, seed, *folders):
+        made.append((name, way, seed))
+        return {"error": 30.0 if way == "0.1" else 40.0 + seed, "best_error": None, "seconds": 1.0}
+
+    monkeypatch.setattr(grid, "run_task", run)
+    words = ["--tasks", long, short, "--seeds", "0", "1", "2", "--output_dir", str(tmp_path)]
+    tasks = grid.main([*words, "--ways", "erm", *grid.CONSTANT])["tasks"]
+    assert [way for name, way, seed in made if (name, seed) == (long, 0)] == ["erm", *grid.CONSTANT]
+    assert [way for name, way, seed in made if (name, seed) == (long, 2)] == ["erm", "0.1"]
+    assert [way for name, way, seed in made if (name, seed) == (short, 2)] == ["erm", *grid.CONSTANT]
+    assert [task["summary"]["best_constant"] for task in tasks.values()] == ["0.1", "0.1"]
+    assert tasks[long]["summary"]["constant"][2] == 3
+
+
 @pytest.mark.slow
 def test_a_task_is_trained_in_every_way_and_never_again(grid, tmp_path, monkeypatch):
     import default_radius_tasks as tasks

@@ -9,7 +9,8 @@ Each task is trained in these ways, with the same seeds:
   together     plain training on training and held-out images together
   default      AMPTrainer with nothing set: the radius follows the loss on the held-out images, which have as many wrong
                labels as the training images
-  0.05 … 0.5   AMPTrainer with a constant radius
+  0.05 … 0.5   AMPTrainer with a constant radius; where a run takes minutes, the first seed chooses among the five,
+               and only the best is trained with the other seeds
   ascent_…     as default, the ascent on 2, 6 or 24 % of each batch (some tasks)
 Reported are test errors in % at the last epoch, for ERM also at the epoch of the lowest held-out loss. What is done is
 not run again, so that the command may be stopped at any time. DATA has the folders cifar10, cifar100-small and
@@ -65,12 +66,18 @@ def paired(rows, left, right, key="error", seeds=None):
     return statistics.mean(differences), error, count
 
 
+def best_constant(rows):
+    """The constant radius with the lowest mean error over the seeds that all five have; None without such a seed."""
+    shared = set.intersection(*(set(rows.get(way, {})) for way in CONSTANT))
+    if not shared:
+        return None
+    return min(CONSTANT, key=lambda way: statistics.mean(rows[way][seed]["error"] for seed in shared))
+
+
 def summary_of(rows):
     """What a task came to: the change of the default against ERM, and of the best constant radius."""
-    constants = {way: change for way in CONSTANT if (change := paired(rows, way, "erm")) is not None}
-    is_whole = len(constants) == len(CONSTANT)
-    best = min(constants, key=lambda way: constants[way][0]) if is_whole else None
-    change, chosen = paired(rows, "default", "erm"), constants.get(best)
+    best = best_constant(rows)
+    change, chosen = paired(rows, "default", "erm"), None if best is None else paired(rows, best, "erm")
     means, seconds = (
         {way: statistics.mean(one[key] for one in rows[way].values()) for way in WAYS if rows.get(way)}
         for key in ("error", "seconds")
@@ -139,7 +146,7 @@ def save_figure(tasks, path):
         )
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [name.replace("_", " ") for name, _, _ in shown], fontsize=7)
-    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)
     axes.set_xlabel("test error less that of Trainer, percentage points (bars: standard error over seeds)")
     axes.legend(loc="best")
     save_png(figure, path)
@@ -165,12 +172,20 @@ def parse(argv):
 
 def runs_to_make(options, rows):
     """Every (task, way, seed) that is not there yet, seed by seed, so that what is there is paired."""
+    for name, way, seed in runs_asked_for(options):
+        done = rows.get(name, {})
+        chosen = best_constant(done) if TASKS[name].first_seed_chooses and way in CONSTANT else None
+        if str(seed) not in done.get(way, {}) and chosen in (None, way):
+            yield name, way, seed
+
+
+def runs_asked_for(options):
     for name, task in TASKS.items():
         if (options.tasks and name not in options.tasks) or (task.needs_data and options.data is None):
             continue
         for seed in options.seeds if options.seeds is not None else task.seeds:
             for way in ways_of(name):
-                if (options.ways is None or way in options.ways) and str(seed) not in rows.get(name, {}).get(way, {}):
+                if options.ways is None or way in options.ways:
                     yield name, way, seed
 
 
@@ -182,15 +197,20 @@ def main(argv=None):
     path = options.output_dir / JSON_NAME
     found = json.loads(path.read_text(encoding="utf-8"))["tasks"] if path.is_file() else {}
     rows = {name: task["rows"] for name, task in found.items()}
-    todo = [] if options.table else list(runs_to_make(options, rows))
-    for name, way, seed in tqdm(todo, desc="trainings", disable=not todo):
+    progress = tqdm(desc="trainings", disable=options.table)
+    while todo := [] if options.table else list(runs_to_make(options, rows)):  # fewer once a radius is chosen
+        name, way, seed = todo[0]
+        progress.total = progress.n + len(todo)
+        progress.refresh()
         try:
             result = run_task(name, way, seed, options.output_dir, options.data)
         except (ValueError, OSError) as error:  # what the user can correct
             sys.exit(f"error: {name}, {way}: {error}")
         rows.setdefault(name, {}).setdefault(way, {})[str(seed)] = result
         write_json(path, content_of(rows))
+        progress.update()
         gc.collect()
+    progress.close()
     content = content_of(rows)
     save_figure(content["tasks"], options.output_dir / FIGURE_NAME)
     write_whole(options.output_dir / TABLE_NAME, f"{table(content['tasks'])}\n".encode())
