@@ -77,6 +77,8 @@ def test_the_best_constant_radius_is_chosen_by_the_seeds_that_all_five_have(grid
     assert summary["share_of_gain"] is None
     del made["0.2"]
     assert grid.summary_of(made)["best_constant"] is None
+    equal = constants(r05=[0.1, 0.2, 0.3], r01=[0.3, 0.2, 0.1])
+    assert grid.summary_of(rows(erm=[1.0], default=[1.0], **equal))["best_constant"] == "0.5"
 
 
 def test_where_a_run_takes_minutes_the_first_seed_chooses_the_constant_radius(grid, tmp_path, monkeypatch):

@@ -67,11 +67,11 @@ def paired(rows, left, right, key="error", seeds=None):
 
 
 def best_constant(rows):
-    """The constant radius with the lowest mean error over the seeds that all five have; None without such a seed."""
+    """The radius with the lowest mean error over the seeds that all five have, of equals the largest; or None."""
     shared = set.intersection(*(set(rows.get(way, {})) for way in CONSTANT))
     if not shared:
         return None
-    return min(CONSTANT, key=lambda way: statistics.mean(rows[way][seed]["error"] for seed in shared))
+    return min(CONSTANT, key=lambda way: round(statistics.mean(rows[way][seed]["error"] for seed in shared), 6))
 
 
 def summary_of(rows):
@@ -197,8 +197,12 @@ def main(argv=None):
     path = options.output_dir / JSON_NAME
     found = json.loads(path.read_text(encoding="utf-8"))["tasks"] if path.is_file() else {}
     rows = {name: task["rows"] for name, task in found.items()}
-    progress = tqdm(desc="trainings", disable=options.table)
-    while todo := [] if options.table else list(runs_to_make(options, rows)):  # fewer once a radius is chosen
+
+    def left():
+        return [] if options.table else list(runs_to_make(options, rows))
+
+    progress = tqdm(desc="trainings", disable=not left())
+    while todo := left():  # asked anew after each: fewer once a radius is chosen
         name, way, seed = todo[0]
         progress.total = progress.n + len(todo)
         progress.refresh()
