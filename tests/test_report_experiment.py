@@ -447,9 +447,10 @@ def test_compiled_in_bf16_it_trains_as_uncompiled_and_compiles_nothing_for_the_l
 
 def test_the_precision_is_chosen_for_the_device_and_said(tmp_path, monkeypatch, capsys):
     base = [word for word in TINY if word not in ("--precision", "float32")]
-    for pays in (True, False):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda pays=pays: {"amx_bf16": pays}, raising=False)
-        results = classify(tmp_path / str(pays), "--num_train_epochs", "1", base=base)
+    for name, pays in (("amx_bf16", True), ("avx512_bf16", True), ("avx512_f", False)):
+        told = {"amx_bf16": False, "avx512_bf16": False, name: True}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda told=told: told, raising=False)
+        results = classify(tmp_path / name, "--num_train_epochs", "1", base=base)
         assert results["settings"]["bf16"] == pays
         assert f"Passes   in {'bf16' if pays else 'float32'} (" in capsys.readouterr().out
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)

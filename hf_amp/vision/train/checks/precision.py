@@ -33,8 +33,9 @@ def choose_precision(args: ImageTrainingArguments) -> tuple[bool, bool, str]:
 
 
 def bf16_pays(use_cpu: bool) -> bool:
-    """Return whether the device that is trained on multiplies matrices in bf16: new GPUs, and CPUs with AMX."""
+    """Return whether the device trained on multiplies matrices in bf16: new GPUs, CPUs with AMX or AVX-512 BF16."""
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 does not tell
-    return (use_cpu or not torch.accelerator.is_available()) and bool(capabilities.get("amx_bf16"))
+    multiplies = any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    return (use_cpu or not torch.accelerator.is_available()) and multiplies
