@@ -111,6 +111,9 @@ def test_a_task_is_trained_in_every_way_and_never_again(grid, tmp_path, monkeypa
     words = ["--tasks", "digits_width0.5_10epochs_noise0.4", "text_20epochs_noise0.2", "--seeds", "0"]
     words += ["--ways", "erm", "default", "0.1", "together", "--output_dir", str(tmp_path)]
     content = grid.main(words)
+    of_images = content["tasks"]["digits_width0.5_10epochs_noise0.4"]["rows"]
+    assert of_images["erm"]["0"]["best_error"] is not None
+    assert of_images["together"]["0"]["best_error"] is None  # nothing is held out, nothing evaluated
     for task in content["tasks"].values():
         assert set(task["rows"]) == {"erm", "default", "0.1", "together"}
         assert task["rows"]["default"]["0"]["largest_radius"] > 0

@@ -209,6 +209,7 @@ def image_settings(task, way, seed, folder, data):
         "model": "preactresnet18",
         "max_train_samples": task.train + (task.held_out if together else 0),
         "validation_fraction": 0.0 if together else task.held_out / _SIZES[name],
+        "eval_strategy": "no" if together else "epoch",  # nothing is held out
         "metric_for_best_model": "loss",
         "seeds": [seed],
         "save_minutes": 0.0,
