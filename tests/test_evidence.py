@@ -110,7 +110,8 @@ def test_studies_with_labels_of_people_run_when_shortened(tmp_path, monkeypatch,
     assert passes["AMP (amp_epsilon=0.5)"] == passes["SAM"] == 4
     table = capsys.readouterr().out
     mean = 100 * rows["AMP"]["summary"]["last"]["error_rate"]["mean"]
-    assert f"| worst | b | AMP, nothing set | 1 | {mean:.2f} | " in table
+    seconds = rows["AMP"]["summary"]["seconds"]["mean"]
+    assert re.search(rf"\| worst \| b \| AMP, nothing set \| 1 \| {mean:.2f} \| .* \| {seconds:.0f} \|", table)
     assert (tmp_path / "cifar10n.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -224,7 +225,7 @@ def test_methods_and_seeds_of_other_folders_stay_in_the_figures_of_labels_of_peo
     assert merged(studies) == studies
 
     def row(label, **seeds):
-        return {"label": label, **dict.fromkeys(("test", "training_loss", "radii", "passes"), seeds)}
+        return {"label": label, **dict.fromkeys(("test", "training_loss", "radii", "passes", "seconds"), seeds)}
 
     def study(labels, *rows, regime="b"):
         return {"regime": regime, "labels": labels, "rows": list(rows), "versions": {}}

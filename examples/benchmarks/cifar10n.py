@@ -29,7 +29,7 @@ METHODS = {
     "AMP (amp_ascent_fraction=0.06, amp_norm_stats=descent)": "AMP, ascent on 6 %",
 }
 LABELS = ("official", "aggregate", "random1", "random2", "random3", "worst")
-OF_A_SEED = ("test", "training_loss", "radii", "passes")
+OF_A_SEED = ("test", "training_loss", "radii", "passes", "seconds")
 JSON_NAME, FIGURE_NAME = "cifar10n.json", "cifar10n.png"
 
 
@@ -69,6 +69,7 @@ def row_of(row, folder):
             seed: passes(points, float(row["settings"].get("amp_ascent_fraction", 1)))
             for seed, points in curves.items()
         },
+        "seconds": {seed: run["seconds"] for seed, run in runs.items()},
     }
 
 
@@ -121,6 +122,7 @@ def summary_of(row, erm):
             [count / statistics.mean(erm["passes"].values()) for count in row["passes"].values()]
         ),
         "training_loss": mean_and_standard_error(list(row["training_loss"].values())),
+        "seconds": mean_and_standard_error(list(row["seconds"].values())),
     }
 
 
@@ -133,12 +135,11 @@ def shown(value, digits=2, sign=""):
 
 def table(studies):
     """One row a method: test error in % at the last epoch, its change against ERM, at the epoch of the lowest held-out
-    loss; NLL, ECE in %, loss on the training images, passes over them as a multiple of ERM's. No seconds: trainings of
-    hours run beside other work, and some are paused.
+    loss; NLL, ECE in %, loss on the training images, passes over them as a multiple of ERM's, seconds of training.
     """
     lines = [
-        "| labels | regime | method | seeds | error | change | best epoch | NLL | ECE | training loss | passes |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| labels | regime | method | seeds | error | change | best epoch | NLL | ECE | training loss | passes | s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for study in studies:
         erm = next(row for row in study["rows"] if row["label"] == "ERM")
@@ -148,6 +149,7 @@ def table(studies):
             cells += [str(len(row["test"])), shown(one["error"])]
             cells += ["–" if row is erm else shown(one["change"], sign="+"), shown(one["best"]), shown(one["nll"], 3)]
             cells += [shown(one["ece"]), shown(one["training_loss"]), shown(one["passes"])]
+            cells += [shown(one["seconds"], 0)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
