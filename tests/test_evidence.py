@@ -197,6 +197,7 @@ def test_changes_by_the_default_radius_are_those_of_its_rows(monkeypatch):
         *some, whole = (f"{errors[way]:.1f}" for way in by_images)
         assert f"{', '.join(some)} and {whole} %" in results
     assert tasks.keys() == grid.TASKS.keys()
+    assert not list(grid.runs_to_make(grid.parse(["--data", "data"]), rows))
     assert (EVIDENCE / "figures" / "default_radius.md").read_text() == f"{grid.table(tasks)}\n"
     when = readme.partition("## When it helps")[2].partition("- **")[0]
     told = re.findall(r"\| ([\d.]+) \| ([\d.]+) \| [^|]+ \| ([\d.]+|–) \|", when)
