@@ -255,13 +255,13 @@ def test_the_figure_of_labels_of_people_has_two_bars_for_each_study(monkeypatch)
     studies = json.loads((EVIDENCE / "figures" / "cifar10n.json").read_text())["studies"]
     monkeypatch.setattr(study, "save_png", lambda figure, path: path.append(figure))
     study.save_figure(drawn := [], studies)
-    bars = [bar.get_height() for bar in drawn[0].axes[0].patches]
+    bars = [bar.get_height() for axes in drawn[0].axes for bar in axes.patches]
     errors = [
         100 * statistics.mean(run["last"]["error_rate"] for run in row["test"].values())
-        for label in ("ERM", "AMP")
+        for regime in ("b", "a")
         for one in studies
         for row in one["rows"]
-        if row["label"] == label
+        if one["regime"] == regime and row["label"] in ("ERM", "AMP")
     ]
     assert len(bars) == 2 * len(studies)
     assert bars == pytest.approx(errors)
