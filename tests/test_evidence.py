@@ -110,6 +110,7 @@ def test_studies_with_labels_of_people_run_when_shortened(tmp_path, monkeypatch,
     assert passes["AMP (amp_epsilon=0.5)"] == passes["SAM"] == 4
     table = capsys.readouterr().out
     mean = 100 * rows["AMP"]["summary"]["last"]["error_rate"]["mean"]
+    assert f"| SAM, ε = {rows['SAM']['settings']['amp_epsilon']} (chosen) | 1 |" in table
     seconds = rows["AMP"]["summary"]["seconds"]["mean"]
     assert re.search(rf"\| worst \| b \| AMP, nothing set \| 1 \| {mean:.2f} \| .* \| {seconds:.0f} \|", table)
     assert (tmp_path / "cifar10n.png").read_bytes().startswith(b"\x89PNG")

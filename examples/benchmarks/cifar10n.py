@@ -133,6 +133,12 @@ def shown(value, digits=2, sign=""):
     return f"{value['mean']:{sign}.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
+def name_of(row):
+    """What a method is called; a radius that was chosen on held-out data is no part of its label."""
+    name, radius = METHODS.get(row["label"], row["label"]), row["settings"].get("amp_epsilon")
+    return name if radius is None or row["label"] in METHODS else f"{name}, ε = {radius} (chosen)"
+
+
 def table(studies):
     """One row a method: test error in % at the last epoch, its change against ERM, at the epoch of the lowest held-out
     loss; NLL, ECE in %, loss on the training images, passes over them as a multiple of ERM's, seconds of training
@@ -146,7 +152,7 @@ def table(studies):
         erm = next(row for row in study["rows"] if row["label"] == "ERM")
         for row in study["rows"]:
             one = summary_of(row, erm)
-            cells = [study["labels"], study["regime"], METHODS.get(row["label"], row["label"])]
+            cells = [study["labels"], study["regime"], name_of(row)]
             cells += [str(len(row["test"])), shown(one["error"])]
             cells += ["–" if row is erm else shown(one["change"], sign="+"), shown(one["best"]), shown(one["nll"], 3)]
             cells += [shown(one["ece"]), shown(one["training_loss"]), shown(one["passes"])]
