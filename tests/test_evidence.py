@@ -222,6 +222,9 @@ def test_errors_with_labels_of_people_are_those_of_the_figures():
     table = load_example("benchmarks/cifar10n").table(studies).splitlines()
     assert len(table) >= 6
     assert all(line in results for line in table)
+    default = [row for study in studies if study["regime"] == "a" for row in study["rows"] if row["label"] == "AMP"]
+    largest = [max(radius or 0 for radius in of_seed) for row in default for of_seed in row["radii"].values()]
+    assert (len(largest), largest.count(0), max(largest)) == (9, 7, 0.03)  # "in seven of the nine trainings"
 
 
 def test_methods_and_seeds_of_other_folders_stay_in_the_figures_of_labels_of_people():

@@ -166,7 +166,7 @@ def save_figure(path, studies):
 
     Dots are seeds, diamonds means at the epoch of the lowest held-out loss.
     """
-    parts = [part for regime in ("b", "a") if (part := [study for study in studies if study["regime"] == regime])]
+    parts = [part for regime in reversed(REGIMES) if (part := [one for one in studies if one["regime"] == regime])]
     figure = Figure(figsize=(max(6.5, 1.2 + 1.5 * len(studies)), 4), layout="constrained")
     all_axes = figure.subplots(1, len(parts), sharey=True, squeeze=False, width_ratios=[len(part) for part in parts])[0]
     for axes, part in zip(all_axes, parts, strict=True):
@@ -180,7 +180,7 @@ def save_figure(path, studies):
         axes.set_title(f"Trainer {REGIMES[part[0]['regime']]}", fontsize="medium")
     all_axes[0].set_ylabel("test error in %, official labels")
     figure.suptitle("CIFAR-10, trained on labels that people gave")
-    handles = dict(reversed(pair) for pair in zip(*all_axes[0].get_legend_handles_labels(), strict=True))
+    handles = {label: handle for handle, label in zip(*all_axes[0].get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
     save_png(figure, path)
 
