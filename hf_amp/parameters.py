@@ -51,13 +51,14 @@ def twin_parameters(parameters: Iterable[tuple[str, nn.Parameter]]) -> list[tupl
     """Return pairs of trainable parameters that are two objects over the very same memory (tied by storage).
 
     Raises:
-        NotImplementedError: two of them share a part of their memory.
+        NotImplementedError: two of them share a part of their memory, or one does not hold its own values there.
     """
     by_storage: dict[Any, list[tuple[str, nn.Parameter]]] = {}
     seen = set()
     for name, param in parameters:
         if param.requires_grad and param not in seen and not isinstance(param, DTensor) and param.numel() > 0:
             seen.add(param)
+            _refuse_other_memory(name, param)
             by_storage.setdefault(param.untyped_storage()._cdata, []).append((name, param))
     twins = []
     for members in by_storage.values():
@@ -82,6 +83,21 @@ def fold_gradients(twins: Iterable[tuple[nn.Parameter, nn.Parameter]]) -> None:
 
 def _place(param: nn.Parameter) -> tuple[Any, ...]:
     return param.dtype, param.storage_offset(), tuple(param.shape), param.stride()
+
+
+def _refuse_other_memory(name: str, param: nn.Parameter) -> None:
+    """Raise for a parameter whose values are computed from its memory, where a perturbation of them would be lost."""
+    remedies = {
+        "to_dense": param.layout != torch.strided,
+        "resolve_conj": param.is_conj(),
+        "resolve_neg": param.is_neg(),
+    }
+    for remedy, is_needed in remedies.items():
+        if is_needed:
+            raise NotImplementedError(
+                f"Adversarial model perturbation does not support the parameter {name!r}, which is sparse, or a view "
+                f"that conjugates or negates other memory: make it an ordinary tensor with `.{remedy}()`."
+            )
 
 
 def _refuse_overlap(members: list[tuple[str, nn.Parameter]]) -> None:

@@ -86,6 +86,23 @@ def test_parameters_that_share_a_part_of_their_memory_are_refused_by_name(tmp_pa
     assert trainer.state.global_step == 6
 
 
+@pytest.mark.parametrize(
+    ("of", "remedy"),
+    [
+        (torch.Tensor.conj, "resolve_conj"),
+        (lambda numbers: numbers.conj().imag, "resolve_neg"),
+        (lambda numbers: numbers.real.to_sparse(), "to_dense"),
+    ],
+)
+def test_parameters_whose_values_are_not_those_of_their_memory_are_refused_by_name(tmp_path, of, remedy):
+    model = tiny_model()
+    model.unusual = nn.Parameter(of(torch.eye(3, dtype=torch.complex128)))
+    with pytest.raises(NotImplementedError, match=rf"parameter 'unusual', .* make it an .* with `\.{remedy}\(\)`"):
+        amp_trainer(tmp_path, model)
+    model.unusual.requires_grad_(False)  # what is not perturbed may be of any kind
+    assert amp_trainer(tmp_path, model).amp_settings.active_at(0, 1)
+
+
 class Complex(TinyModel):
     def __init__(self, config):
         super().__init__(config)
