@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import reduce
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
@@ -75,9 +76,14 @@ class StepMean:
         self._pending: Tensor | None = None
 
     def add(self, loss: Tensor, is_new_step: bool) -> None:
-        """Add what a micro-batch contributes to the loss of its step."""
+        """Add what a micro-batch contributes to the loss of its step, in float32 at least.
+
+        What is not finite counts as 0, as in the loss that `Trainer` logs.
+        """
         self.steps += is_new_step
-        self._pending = loss if self._pending is None else self._pending + loss
+        wide = loss.detach().to(torch.promote_types(loss.dtype, torch.float32))
+        finite = torch.nan_to_num(wide, posinf=0.0, neginf=0.0)
+        self._pending = finite if self._pending is None else self._pending + finite
 
     def collect(self) -> float:
         """Bring the sum to the host and return the mean; all processes together."""
@@ -91,6 +97,14 @@ class StepMean:
         """Return what makes the mean again."""
         pending = 0.0 if self._pending is None else self._pending.item()
         return {"total": self.total + pending, "steps": self.steps}
+
+
+def mean_over_processes(value: float, accelerator: Accelerator) -> float:
+    """Return the mean of a number that each process may have come to by itself; all processes together."""
+    if accelerator.num_processes == 1:
+        return value
+    mean: Any = accelerator.reduce(torch.tensor(value, dtype=torch.float64, device=accelerator.device), "mean")
+    return mean.item()
 
 
 class StoredCallback(TrainerCallback, ExportableState):

@@ -11,7 +11,7 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from hf_amp.inputs import continuous_labels
-from hf_amp.logs import StepMean, StoredCallback
+from hf_amp.logs import StepMean, StoredCallback, mean_over_processes
 from hf_amp.radius_rule import EVALUATIONS, LEAST_SHARE, is_steep, limit_for, radius_for, share_for
 from hf_amp.third_party import is_of
 from hf_amp.training_args import AMPSettings
@@ -29,9 +29,10 @@ LATE_EVALUATION = (
     "smaller `eval_steps`), train for more epochs, or choose a constant radius, such as the paper's amp_epsilon=0.5."
 )
 NO_LOSS = (
-    "`amp_epsilon` is not set, so the radius follows the held-out loss, and this evaluation has no {!r}: the radius "
-    "stays as it is. Evaluate data with labels, override `held_out_loss`, or choose a constant radius, such as the "
-    "paper's amp_epsilon=0.5."
+    "`amp_epsilon` is not set, so the radius follows the held-out loss, and an evaluation gave none (`eval_loss`, of "
+    "several data sets that of the first): the radius stays as it is. Evaluate data with labels, let an `evaluate` of "
+    "your own hand that loss to `callback_handler.on_evaluate`, override `held_out_loss`, or choose a constant radius, "
+    "such as the paper's amp_epsilon=0.5."
 )
 OTHER_BATCHES = (
     "`amp_epsilon` is not set, so the radius follows the held-out loss less the training loss. A loss with in-batch "
@@ -46,12 +47,6 @@ REGRESSION = (
 )
 _FIRST_STEPS = 4
 _TrainerBehind = Trainer if TYPE_CHECKING else object
-
-
-def _finite(loss: Tensor) -> Tensor:
-    """A loss to add up, in float32 at least; what is not finite counts as 0, as in the loss that `Trainer` logs."""
-    wide = loss.detach().to(torch.promote_types(loss.dtype, torch.float32))
-    return torch.nan_to_num(wide, posinf=0.0, neginf=0.0)
 
 
 class RadiusCallback(StoredCallback):
@@ -80,7 +75,7 @@ class RadiusCallback(StoredCallback):
         self._start, self._recent, self._rise = (
             StepMean(**stored.get(name, {})) for name in ("start", "recent", "rise")
         )
-        self._continuous, self._is_told = StepMean(), False
+        self._continuous, self._is_told, self._is_due = StepMean(), False, False
         self._step: int | None = None
         self._is_start = False
 
@@ -95,12 +90,11 @@ class RadiusCallback(StoredCallback):
         """
         is_new_step, self._step = step != self._step, step
         self.largest = max(self.largest, self.value)
-        loss = _finite(loss)
         self._recent.add(loss, is_new_step)
         if rise is not None:
-            self._rise.add(_finite(rise), is_new_step)
+            self._rise.add(rise, is_new_step)
         if continuous_labels is not None:
-            self._continuous.add(continuous_labels.to(loss), is_new_step)
+            self._continuous.add(continuous_labels, is_new_step)
         if is_new_step:
             self._is_start = self._start.steps < _FIRST_STEPS
         if self._is_start:
@@ -117,18 +111,19 @@ class RadiusCallback(StoredCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Set the radius for the steps to come."""
-        if self.trainer is None or not self._recent.steps:
+        if self.trainer is None:
+            return
+        loss = self.trainer.held_out_loss(metrics or {})
+        self._is_due &= loss is None
+        if not self._recent.steps:
             return
         if self._continuous.collect():
-            self.value = 0.0
-            if not self._is_told:
-                logger.warning(REGRESSION)
-            self._is_told = True
+            self.value, self._is_due = 0.0, False
+            self._say(REGRESSION)
             return
-        loss = self.trainer.held_out_loss(metrics)
         if loss is None:
             return
-        loss = float(loss)  # of numpy, say: a checkpoint holds it as JSON
+        loss = mean_over_processes(float(loss), self.trainer.accelerator)  # a checkpoint holds it as JSON
         training_loss, self._recent = self._recent.collect(), StepMean()
         if self._rise.steps:
             self._measure()
@@ -143,6 +138,12 @@ class RadiusCallback(StoredCallback):
             limit = limit_for(start - training_loss, self._share, self._tried, slope, steep, gets_worse)
             self.value = min(wanted, limit)
 
+    def _say(self, warning: str) -> None:
+        """Warn once in a training."""
+        if not self._is_told:
+            logger.warning(warning)
+        self._is_told = True
+
     def _measure(self) -> None:
         """Note how steeply the loss rose around the weights at the present radius."""
         rise, self._rise = self._rise.collect(), StepMean()
@@ -152,6 +153,8 @@ class RadiusCallback(StoredCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Perturb no longer than four steps where these show a steep network; read once in a training."""
+        if self._is_due and self.trainer and type(self.trainer).held_out_loss is RadiusMixin.held_out_loss:
+            self._say(NO_LOSS)
         is_first = self.value and not self._tried and self._rise.steps == _FIRST_STEPS
         if is_first and is_steep(self._rise.collect() / self.value, self._start.collect()):
             self._measure()
@@ -159,6 +162,7 @@ class RadiusCallback(StoredCallback):
 
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Bring the sums to the host before a checkpoint, which one process alone writes."""
+        self._is_due |= control.should_evaluate and self._recent.steps > 0
         if control.should_save:
             for mean in (self._start, self._recent, self._rise):
                 mean.collect()
@@ -243,7 +247,4 @@ class RadiusMixin(_TrainerBehind):
             metrics: of an evaluation, as `evaluate` returns them.
         """
         data = self.eval_dataset
-        prefix = f"eval_{next(iter(data))}" if isinstance(data, Mapping) and data else "eval"
-        if f"{prefix}_runtime" in metrics and f"{prefix}_loss" not in metrics:
-            logger.warning_once(NO_LOSS.format(f"{prefix}_loss"))
-        return metrics.get(f"{prefix}_loss")
+        return metrics.get(f"eval_{next(iter(data))}_loss" if isinstance(data, Mapping) and data else "eval_loss")

@@ -178,6 +178,7 @@ def two_processes(tmp_path_factory):
         share_case(),
         share_case(name="share-counts", model="counts"),
         radius_case(),
+        radius_case(name="radius-apart", apart=True),
         *ignored_items_cases(),
         *ddp_cases(),
     ]
@@ -228,7 +229,7 @@ def test_two_processes_take_the_same_share_of_the_batch_as_one(two_processes, on
 def test_two_processes_follow_overfitting_as_one_does(two_processes, one_process):
     radii = [entry["amp_epsilon"] for entry in one_process["radius"][0]["logs"]]
     assert max(radii) > 0.1
-    for process in two_processes["radius"]:
+    for process in (*two_processes["radius"], *two_processes["radius-apart"]):
         assert [entry["amp_epsilon"] for entry in process["logs"]] == pytest.approx(radii, abs=1e-5)
         assert difference(process, one_process["radius"][0]) <= 1e-4
 

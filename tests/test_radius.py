@@ -492,16 +492,52 @@ def test_batches_that_are_no_mapping_train_without_a_radius_too(tmp_path):
     assert max(radii(pairs)) > 0.02
 
 
-def test_it_is_said_once_that_an_evaluation_gives_no_loss(tmp_path, caplog):
-    class NoLabels(Points):
-        def __getitem__(self, index):
-            return {"x": self.x[index]}
+class NoLabels(Points):
+    def __getitem__(self, index):
+        return {"x": self.x[index]}
 
-    trainer = overfitting_trainer(tmp_path, eval_dataset=NoLabels(24))
+
+class TellsNobody(AMPTrainer):
+    def evaluate(self, *args, **kwargs):
+        return {"eval_loss": 9.0}
+
+
+class TellsNothing(AMPTrainer):
+    def evaluate(self, *args, **kwargs):
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, None)
+        return {}
+
+
+class TellsScores(AMPTrainer):
+    def evaluate(self, *args, **kwargs):
+        metrics = {"eval_f1": 0.5}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class ChoosesNone(AMPTrainer):
+    def held_out_loss(self, metrics):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "said"),
+    [
+        (AMPTrainer, {"eval_dataset": NoLabels(24)}, 1),
+        (AMPTrainer, {"eval_dataset": {"without": NoLabels(24), "with": Points(24)}}, 1),
+        (TellsNobody, {}, 1),
+        (TellsNothing, {}, 1),
+        (TellsScores, {"eval_strategy": "steps", "eval_steps": 5}, 1),
+        (ChoosesNone, {}, 0),
+        (TellsNobody, {"amp_epsilon": 0.0}, 0),
+    ],
+)
+def test_it_is_said_once_that_evaluations_give_no_loss(tmp_path, caplog, cls, options, said):
+    trainer = overfitting_trainer(tmp_path, cls, **options)
     with caplog.at_level("WARNING"):
         trainer.train()
-    assert caplog.text.count("this evaluation has no 'eval_loss'") == 1
-    assert radii(trainer) == [0.0] * 12
+    assert caplog.text.count("an evaluation gave none (`eval_loss`") == said
+    assert not logs_of(trainer, "sharpness")
 
 
 class Regresses(nn.Module):

@@ -7,6 +7,7 @@ Usage: train_cases.py CASES.json OUTPUT_DIR. Each case has a `name` and may have
     trainer      "amp" or "plain"
     samples      number of training samples
     held_out     number of samples to evaluate on
+    apart        true: each process has a held-out loss of its own; the mean over two is the true one
     count_calls  true: count the collective calls that the steps make
     shards       of a `transformers.distributed.DistributedConfig`, e.g. {"fsdp_size": 2}
     accelerate_shards   true: Accelerate shards the model, as its configuration says
@@ -124,6 +125,11 @@ class WithHook(TrainerCallback):
         self.trainer.model_wrapped.register_comm_hook(*HOOKS[self.hook]())
 
 
+class Apart(AMPTrainer):
+    def held_out_loss(self, metrics):
+        return super().held_out_loss(metrics) + (-1.0) ** RANK
+
+
 def with_ddp(trainer_class, settings):
     """The trainer class, with options of DistributedDataParallel that no training argument has."""
     if "comm_hook" in settings:  # Accelerate ignores the mere name
@@ -172,6 +178,8 @@ def run(case, output):
         model = sharded(model, folder, case["shards"], dtype)
     calls = Counter()
     trainer_class = {"amp": AMPTrainer, "plain": Trainer}[case.get("trainer", "amp")]
+    if case.get("apart"):
+        trainer_class = Apart
     if case.get("count_calls"):
         trainer_class = counted(trainer_class, calls)
     if "ddp" in case:
