@@ -1,12 +1,21 @@
 """The same inputs for every pass: new containers, tensors and a count that are watched, and what the labels are."""
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from types import FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import Trainer
+
+_HOLD_NO_DATA = (Tensor, nn.Module, Trainer, type, ModuleType, FunctionType)
+_CONTAINERS = (dict, list, tuple, deque, set, np.ndarray)
+_DEEPEST = 5  # of what objects hold is looked at
 
 
 class _Replayed(list):
@@ -72,15 +81,77 @@ def tensors_in(data: Any) -> Iterator[tuple[str, Tensor]]:
     return ((name, value) for name, value in values_in(data) if isinstance(value, Tensor))
 
 
+@contextmanager
+def insides_put_back(inputs: Any, clone: bool) -> Iterator[None]:
+    """Let a pass change what objects in its inputs hold (attributes, arrays, queues), and put it back afterwards.
+
+    Objects are not copied, as containers are: they may be meant to keep what a step, its descent, puts into them.
+
+    Args:
+        inputs: of the pass.
+        clone: give it tensors of its own in there, too.
+    """
+    before = [(inside, copy.copy(inside)) for _, inside in _insides(inputs) if _can_change(inside)]
+    for inside, _ in before if clone else ():
+        for key, value in list(_items(inside)):
+            if isinstance(value, (Tensor, tuple)):
+                inside[key] = copied(value, clone)
+    try:
+        yield
+    finally:
+        for inside, values in before:
+            if isinstance(inside, np.ndarray):
+                inside[...] = values
+            else:
+                inside.clear()
+                (inside.update if isinstance(inside, (dict, set)) else inside.extend)(values)
+
+
+def _insides(inputs: Any) -> list[tuple[str, Any]]:
+    """What objects in inputs hold and a pass may change: attributes, the containers in these, arrays; with names."""
+    found: dict[int, tuple[str, Any]] = {}
+
+    def look_into(name: str, value: Any, depth: int) -> None:
+        inside = value if isinstance(value, _CONTAINERS) else getattr(value, "__dict__", None)
+        if isinstance(value, _HOLD_NO_DATA) or not isinstance(inside, _CONTAINERS):
+            return
+        if id(inside) in found or depth > _DEEPEST:
+            return
+        found[id(inside)] = name, inside
+        for key, inner in _items(inside):
+            look_into(f"{name}.{key}", inner, depth + 1)
+
+    for name, value in values_in(inputs):
+        look_into(name, value, 0)
+    return list(found.values())
+
+
+def _can_change(inside: Any) -> bool:
+    return inside.flags.writeable if isinstance(inside, np.ndarray) else not isinstance(inside, tuple)
+
+
+def _items(inside: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(inside, dict):
+        return inside.items()
+    return () if isinstance(inside, (set, np.ndarray)) else enumerate(inside)
+
+
 class Watch:
     """Finds what is changed in inputs: tensors in place, or values that take the place of others."""
 
     def __init__(self, inputs: Any) -> None:
         self._before = {name: (value, _version(value)) for name, value in values_in(inputs)}
+        self._inside = [
+            (f"{name}.{key}", value, _version(value))
+            for name, inside in _insides(inputs)
+            for key, value in _items(inside)
+            if isinstance(value, Tensor)
+        ]
 
     def changed(self) -> list[str]:
         """Return the names of the tensors that were changed in place since."""
-        return [name for name, (value, version) in self._before.items() if _version(value) != version]
+        watched = [(name, *value) for name, value in self._before.items()] + self._inside
+        return [name for name, value, version in watched if _version(value) != version]
 
     def sees(self, inputs: Any) -> bool:
         """Whether inputs hold the very same values as those that are watched, and none was changed in place."""

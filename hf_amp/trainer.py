@@ -13,7 +13,7 @@ from hf_amp import passes, support
 from hf_amp.batches import Ascent, Batch, Samples, ascent_of, rows_of
 from hf_amp.hub.mixin import PublishingMixin
 from hf_amp.hub.section import AMPCardMixin
-from hf_amp.inputs import Watch, copied
+from hf_amp.inputs import Watch, copied, insides_put_back
 from hf_amp.parameters import fold_gradients
 from hf_amp.perturbation import Perturbation
 from hf_amp.radius import RadiusMixin
@@ -159,14 +159,15 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
         """One forward-backward pass at the present weights, as the Trainer class behind this mixin makes it."""
         run, stats = self._running(), self.amp_settings.norm_stats
         own = copied(inputs, clone=run.clone_inputs)
-        watch = Watch(own)
-        updates = stats == "every_pass" or stats == ("clean" if is_clean else kind)
         with ExitStack() as stack:
-            if not updates:
+            if stats not in ("every_pass", "clean" if is_clean else kind):
                 stack.enter_context(passes.frozen_norm_stats(model))
+            if kind == "ascent":
+                stack.enter_context(insides_put_back(own, clone=run.clone_inputs))
             stack.enter_context(passes.attributes(self, amp_pass=kind, _prepare_inputs=passes.prepared(self, own)))
+            watch = Watch(own)
             loss = super().training_step(model, own, num_items)
-        run.note_inputs(kind, watch.changed())
+            run.note_inputs(kind, watch.changed())
         return loss
 
     # --- batches ---

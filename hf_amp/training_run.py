@@ -138,9 +138,9 @@ class TrainingRun:
     def note_inputs(self, kind: str, changed: list[str]) -> None:
         """Learn from a pass which of its inputs it changed in place; the first whole step tells."""
         if changed:
-            self.say(
-                support.INPUTS_CHANGE.format(", ".join(changed)), "" if self.clone_inputs else support.INPUTS_CHANGED
-            )
+            if not self._changes_inputs:
+                more = "" if self.clone_inputs else support.INPUTS_CHANGED
+                self.say(support.INPUTS_CHANGE.format(", ".join(changed)), more)
             self._changes_inputs = True
             self._known = [Watch(one) for one in self.window]
         if kind == "descent" or changed:

@@ -1,6 +1,6 @@
 """Every pass of a step sees the same inputs, whatever a pass does to its own."""
 
-from collections import namedtuple
+from collections import deque, namedtuple
 from dataclasses import dataclass
 
 import pytest
@@ -138,3 +138,88 @@ def test_a_generator_among_the_inputs_feeds_every_pass(tmp_path):
     amp_trainer(tmp_path, streamed, data=Points(), **options).train()
     amp_trainer(tmp_path, plain, amp_epsilon=0.1).train()
     assert largest_difference(parameters_of(streamed), parameters_of(plain)) == 0.0
+
+
+class Bag:
+    """An object of a batch, with containers in its attributes."""
+
+    def __init__(self, x):
+        self.x, self.more, self.queue, self.array = x, {"parts": [(x,)]}, deque([x]), x.numpy().copy()
+
+
+def assigned(bag):
+    bag.x = bag.x / 10
+    return bag.x
+
+
+def changed_in_place(bag):
+    return bag.x.div_(10)
+
+
+def changed_in_a_tuple(bag):
+    return bag.more["parts"][0][0].div_(10)
+
+
+def popped(bag):
+    return bag.more.pop("parts")[0][0] / 10
+
+
+def taken_from_a_queue(bag):
+    return bag.queue.popleft() / 10
+
+
+def changed_in_an_array(bag):
+    bag.array /= 10
+    return torch.as_tensor(bag.array)
+
+
+class Bagged(TinyModel):
+    take = None
+
+    def forward(self, bag, labels=None):
+        return super().forward(type(self).take(bag), labels)
+
+
+@pytest.mark.parametrize(
+    "take", [assigned, changed_in_place, changed_in_a_tuple, popped, taken_from_a_queue, changed_in_an_array]
+)
+@pytest.mark.parametrize("settings", [{}, {"amp_inner_iter": 2}, {"gradient_accumulation_steps": 2}])
+def test_objects_among_the_inputs_hold_the_same_in_every_pass(tmp_path, caplog, monkeypatch, take, settings):
+    def collate(rows):
+        labels = torch.stack([row["labels"] for row in rows])
+        return {"bag": Bag(torch.stack([row["x"] for row in rows])), "labels": labels}
+
+    monkeypatch.setattr(Bagged, "take", take)
+    bagged, plain = tiny_model(Bagged), tiny_model(Dividing)
+    plain.changes = False
+    amp_trainer(
+        tmp_path, bagged, data_collator=collate, remove_unused_columns=False, amp_epsilon=0.1, **settings
+    ).train()
+    amp_trainer(tmp_path, plain, amp_epsilon=0.1, **settings).train()
+    assert largest_difference(parameters_of(bagged), parameters_of(plain)) == 0.0
+    name = {changed_in_place: "bag.x", changed_in_a_tuple: "bag.more.parts.0.0"}.get(take)
+    assert caplog.text.count("changes its inputs in place") == (name is not None)
+    assert name is None or name in caplog.text
+
+
+def test_an_object_that_batches_share_keeps_what_the_descent_puts_into_it(tmp_path):
+    class Bank:
+        def __init__(self):
+            self.batches, self.total, self.seen = 0, torch.zeros(()), []
+
+    class Banked(TinyModel):
+        def forward(self, x, labels=None, bank=None):
+            bank.batches += 1
+            bank.total.add_(len(x))
+            bank.seen.append(len(x))
+            return super().forward(x, labels)
+
+    def collate(rows):
+        return {"bank": bank, **{name: torch.stack([row[name] for row in rows]) for name in rows[0]}}
+
+    bank = Bank()
+    options = {"data_collator": collate, "remove_unused_columns": False, "amp_epsilon": 0.1}
+    trainer = amp_trainer(tmp_path, tiny_model(Banked), data=Points(24), **options)
+    trainer.train()
+    assert bank.seen == [8] * trainer.state.global_step
+    assert (bank.batches, bank.total) == (trainer.state.global_step, sum(bank.seen))
