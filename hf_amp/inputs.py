@@ -1,4 +1,4 @@
-"""The same inputs for every pass: new containers, tensors and a count that are watched, and what the labels are."""
+"""The same inputs for every pass: new containers, objects that are put back, tensors that are watched; their labels."""
 
 import copy
 from collections import deque
@@ -8,13 +8,12 @@ from dataclasses import fields, is_dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
 _HOLD_NO_DATA = (Tensor, nn.Module, Trainer, type, ModuleType, FunctionType)
-_CONTAINERS = (dict, list, tuple, deque, set, np.ndarray)
+_CONTAINERS = (dict, list, tuple, deque, set)
 _DEEPEST = 5  # of what objects hold is looked at
 
 
@@ -100,7 +99,7 @@ def insides_put_back(inputs: Any, clone: bool) -> Iterator[None]:
         yield
     finally:
         for inside, values in before:
-            if isinstance(inside, np.ndarray):
+            if _is_array(inside):
                 inside[...] = values
             else:
                 inside.clear()
@@ -112,8 +111,9 @@ def _insides(inputs: Any) -> list[tuple[str, Any]]:
     found: dict[int, tuple[str, Any]] = {}
 
     def look_into(name: str, value: Any, depth: int) -> None:
-        inside = value if isinstance(value, _CONTAINERS) else getattr(value, "__dict__", None)
-        if isinstance(value, _HOLD_NO_DATA) or not isinstance(inside, _CONTAINERS):
+        is_whole = isinstance(value, _CONTAINERS) or _is_array(value)
+        inside = value if is_whole else getattr(value, "__dict__", None)
+        if isinstance(value, _HOLD_NO_DATA) or not (is_whole or isinstance(inside, dict)):
             return
         if id(inside) in found or depth > _DEEPEST:
             return
@@ -126,14 +126,19 @@ def _insides(inputs: Any) -> list[tuple[str, Any]]:
     return list(found.values())
 
 
+def _is_array(value: Any) -> bool:
+    """Whether it is an array of numpy, which need not be imported for that."""
+    return any((base.__module__, base.__name__) == ("numpy", "ndarray") for base in type(value).__mro__)
+
+
 def _can_change(inside: Any) -> bool:
-    return inside.flags.writeable if isinstance(inside, np.ndarray) else not isinstance(inside, tuple)
+    return inside.flags.writeable if _is_array(inside) else not isinstance(inside, tuple)
 
 
 def _items(inside: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(inside, dict):
         return inside.items()
-    return () if isinstance(inside, (set, np.ndarray)) else enumerate(inside)
+    return enumerate(inside) if isinstance(inside, (list, tuple, deque)) else ()
 
 
 class Watch:
