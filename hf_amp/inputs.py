@@ -5,10 +5,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from types import FunctionType, ModuleType
+from types import FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
@@ -19,6 +18,43 @@ _DEEPEST = 5  # of what objects hold is looked at
 
 class _Replayed(list):
     """What an iterator yielded, to be given to each pass as an iterator of its own."""
+
+
+class _Slots(MutableMapping):
+    """The attributes that an object has in `__slots__`, as a mapping, like the `__dict__` of others."""
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+        self._members = {
+            name: member
+            for kind in reversed(type(owner).__mro__)
+            if "__slots__" in vars(kind)
+            for name, member in vars(kind).items()
+            if isinstance(member, MemberDescriptorType)
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self._members[name].__get__(self._owner)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._members[name].__set__(self._owner, value)
+
+    def __delitem__(self, name: str) -> None:
+        self._members[name].__delete__(self._owner)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, member in self._members.items() if _is_set(member, self._owner))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _is_set(member: MemberDescriptorType, owner: Any) -> bool:
+    try:
+        member.__get__(owner)
+    except AttributeError:
+        return False
+    return True
 
 
 def held(inputs: Any) -> Any:
@@ -90,7 +126,7 @@ def insides_put_back(inputs: Any, clone: bool) -> Iterator[None]:
         inputs: of the pass.
         clone: give it tensors of its own in there, too.
     """
-    before = [(inside, copy.copy(inside)) for _, inside in _insides(inputs) if _can_change(inside)]
+    before = [(inside, _values(inside)) for _, inside in _insides(inputs) if _can_change(inside)]
     for inside, _ in before if clone else ():
         for key, value in list(_items(inside)):
             if isinstance(value, (Tensor, tuple)):
@@ -103,27 +139,37 @@ def insides_put_back(inputs: Any, clone: bool) -> Iterator[None]:
                 inside[...] = values
             else:
                 inside.clear()
-                (inside.update if isinstance(inside, (dict, set)) else inside.extend)(values)
+                (inside.extend if isinstance(inside, (list, deque)) else inside.update)(values)
 
 
 def _insides(inputs: Any) -> list[tuple[str, Any]]:
     """What objects in inputs hold and a pass may change: attributes, the containers in these, arrays; with names."""
-    found: dict[int, tuple[str, Any]] = {}
+    found: dict[int, list[tuple[str, Any]]] = {}
 
     def look_into(name: str, value: Any, depth: int) -> None:
-        is_whole = isinstance(value, _CONTAINERS) or _is_array(value)
-        inside = value if is_whole else getattr(value, "__dict__", None)
-        if isinstance(value, _HOLD_NO_DATA) or not (is_whole or isinstance(inside, dict)):
+        if isinstance(value, _HOLD_NO_DATA) or id(value) in found or depth > _DEEPEST or not (parts := _parts(value)):
             return
-        if id(inside) in found or depth > _DEEPEST:
-            return
-        found[id(inside)] = name, inside
-        for key, inner in _items(inside):
-            look_into(f"{name}.{key}", inner, depth + 1)
+        found[id(value)] = [(name, part) for part in parts]
+        for part in parts:
+            for key, inner in _items(part):
+                look_into(f"{name}.{key}", inner, depth + 1)
 
     for name, value in values_in(inputs):
         look_into(name, value, 0)
-    return list(found.values())
+    return [inside for insides in found.values() for inside in insides]
+
+
+def _parts(value: Any) -> list[Any]:
+    """The container that a value is, or those that hold its attributes."""
+    if isinstance(value, _CONTAINERS) or _is_array(value):
+        return [value]
+    attributes = getattr(value, "__dict__", None)
+    parts: list[Any] = [attributes] if isinstance(attributes, dict) else []
+    return [*parts, _Slots(value)] if hasattr(type(value), "__slots__") else parts
+
+
+def _values(inside: Any) -> Any:
+    return dict(inside) if isinstance(inside, _Slots) else copy.copy(inside)
 
 
 def _is_array(value: Any) -> bool:
@@ -136,7 +182,7 @@ def _can_change(inside: Any) -> bool:
 
 
 def _items(inside: Any) -> Iterable[tuple[Any, Any]]:
-    if isinstance(inside, dict):
+    if isinstance(inside, (dict, _Slots)):
         return inside.items()
     return enumerate(inside) if isinstance(inside, (list, tuple, deque)) else ()
 
@@ -193,39 +239,3 @@ def _has_iterators(data: Any) -> bool:
     if isinstance(data, (list, tuple)):
         return any(map(_has_iterators, data))
     return isinstance(data, Iterator)
-
-
-class WatchedCount(Tensor):
-    """A number of items that notes whether anything was computed with it.
-
-    Most heads of transformers 5 take `num_items_in_batch` and ignore it (87 of 90 for sequence classification in 5.24,
-    https://github.com/huggingface/transformers/issues/47688). This finds out in a pass that is made anyway.
-    """
-
-    uses: list[str]
-
-    @classmethod
-    def of(cls, count: Tensor) -> "WatchedCount":
-        """Return the count, watched; `uses` lists what was computed with it."""
-        watched = count.detach().as_subclass(cls)
-        watched.uses = []
-        return watched
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note the function, and compute it with the plain number."""
-        name = getattr(func, "__name__", str(func))
-        values = [value for arg in args for value in (arg if isinstance(arg, (list, tuple)) else (arg,))]
-        uses = next((value.uses for value in values if isinstance(value, WatchedCount)), [])
-        with torch._C.DisableTorchFunctionSubclass():
-            result = func(*args, **(kwargs or {}))
-            if name in _MOVES:
-                result = result.as_subclass(cls)
-                result.uses = uses
-        if name not in _MOVES and name not in _LOOKS:
-            uses.append(name)
-        return result
-
-
-_MOVES = ("to", "detach", "cuda", "cpu", "clone")
-_LOOKS = ("__get__", "dim", "size", "numel", "is_floating_point", "__repr__", "stride", "storage_offset")

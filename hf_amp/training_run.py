@@ -1,4 +1,4 @@
-"""What an AMP trainer keeps between the steps of one training; forgotten when another training begins."""
+"""What an AMP trainer keeps between the steps of one training, and how it learns whether a loss counts its items."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from hf_amp import support
 from hf_amp.batches import Batch, tensor_shapes
-from hf_amp.inputs import Watch, WatchedCount, held
+from hf_amp.inputs import Watch, held
 from hf_amp.logs import PerturbationLog
 from hf_amp.parameters import all_parameters, stepped_parameters, target_parameters, twin_parameters
 from hf_amp.passes import is_compiled, reshard, sharded_modules
@@ -191,3 +191,39 @@ class TrainingRun:
         # Its weight is right; what `Trainer` multiplies by the number of processes is not, with a Δ for each.
         is_apart = trainer.amp_settings.scope == "micro_batch" and trainer.args.average_tokens_across_devices
         return 1 / trainer.accelerator.num_processes if is_apart else 1
+
+
+class WatchedCount(Tensor):
+    """A number of items that notes whether anything was computed with it.
+
+    Most heads of transformers 5 take `num_items_in_batch` and ignore it (87 of 90 for sequence classification in 5.24,
+    https://github.com/huggingface/transformers/issues/47688). This finds out in a pass that is made anyway.
+    """
+
+    uses: list[str]
+
+    @classmethod
+    def of(cls, count: Tensor) -> "WatchedCount":
+        """Return the count, watched; `uses` lists what was computed with it."""
+        watched = count.detach().as_subclass(cls)
+        watched.uses = []
+        return watched
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note the function, and compute it with the plain number."""
+        name = getattr(func, "__name__", str(func))
+        values = [value for arg in args for value in (arg if isinstance(arg, (list, tuple)) else (arg,))]
+        uses = next((value.uses for value in values if isinstance(value, WatchedCount)), [])
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+            if name in _MOVES:
+                result = result.as_subclass(cls)
+                result.uses = uses
+        if name not in _MOVES and name not in _LOOKS:
+            uses.append(name)
+        return result
+
+
+_MOVES = ("to", "detach", "cuda", "cpu", "clone")
+_LOOKS = ("__get__", "dim", "size", "numel", "is_floating_point", "__repr__", "stride", "storage_offset")

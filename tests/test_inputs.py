@@ -147,6 +147,16 @@ class Bag:
         self.x, self.more, self.queue, self.array = x, {"parts": [(x,)]}, deque([x]), x.numpy().copy()
 
 
+class SlottedBag:
+    __slots__ = ("__private", "array", "more", "never_set", "queue", "x")
+
+    __init__ = Bag.__init__
+
+
+class HalfSlottedBag(SlottedBag):
+    """With a `__dict__` beside the slots of its base."""
+
+
 def assigned(bag):
     bag.x = bag.x / 10
     return bag.x
@@ -184,10 +194,11 @@ class Bagged(TinyModel):
     "take", [assigned, changed_in_place, changed_in_a_tuple, popped, taken_from_a_queue, changed_in_an_array]
 )
 @pytest.mark.parametrize("settings", [{}, {"amp_inner_iter": 2}, {"gradient_accumulation_steps": 2}])
-def test_objects_among_the_inputs_hold_the_same_in_every_pass(tmp_path, caplog, monkeypatch, take, settings):
+@pytest.mark.parametrize("kind", [Bag, SlottedBag, HalfSlottedBag])
+def test_objects_among_the_inputs_hold_the_same_in_every_pass(tmp_path, caplog, monkeypatch, take, settings, kind):
     def collate(rows):
         labels = torch.stack([row["labels"] for row in rows])
-        return {"bag": Bag(torch.stack([row["x"] for row in rows])), "labels": labels}
+        return {"bag": kind(torch.stack([row["x"] for row in rows])), "labels": labels}
 
     monkeypatch.setattr(Bagged, "take", take)
     bagged, plain = tiny_model(Bagged), tiny_model(Dividing)
