@@ -60,6 +60,7 @@ class Perturbation:
         self._is_applied, is_kept = True, False
         try:
             self._move_to_perturbed()
+            torch.clear_autocast_cache()  # an `autocast` around several passes keeps copies of the weights that it saw
             yield
             if keep_delta:
                 self._keep_delta()
@@ -67,6 +68,7 @@ class Perturbation:
         finally:
             if not is_kept:
                 self._move_to_theta()
+            torch.clear_autocast_cache()
             self._is_applied = False
 
     def ascend(self, inner_lr: float, grad_scale: Tensor | float = 1.0) -> None:
@@ -162,6 +164,7 @@ class Perturbation:
         for (i, direction), factor in zip(directions.items(), cycle(factors.unbind()), strict=False):
             direction = direction if known_finite else direction.nan_to_num_(nan=0.0)
             torch.addcmul(self._theta[i], direction, factor.to(direction.device), out=shards[i])
+        torch.clear_autocast_cache()
 
     @torch.no_grad()
     def _norms(self, tensors: dict[int, Tensor]) -> Tensor:

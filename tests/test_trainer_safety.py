@@ -17,6 +17,7 @@ from tiny import (
 )
 from transformers import Trainer, TrainerCallback
 
+from hf_amp import AMPTrainer
 from hf_amp.passes import running_statistics
 
 
@@ -261,6 +262,45 @@ def test_bf16_autocast_trains_float32_weights(tmp_path):
     assert all(param.dtype == torch.float32 for param in model.parameters())
     assert largest_difference(theta, parameters_of(model)) > 1e-4
     assert logs_of(trainer)[-1]["perturbation_norm"] > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"amp_inner_iter": 2},
+        {"gradient_accumulation_steps": 2},
+        {"gradient_accumulation_steps": 2, "amp_scope": "micro_batch"},
+    ],
+)
+def test_an_autocast_around_all_passes_of_a_step_keeps_no_weights_of_the_pass_before(tmp_path, settings):
+    class Around(AMPTrainer):
+        def training_step(self, model, inputs, *args):
+            with torch.autocast("cpu", torch.bfloat16):
+                super().training_step(model, inputs, *args)
+                return self.compute_loss(model, inputs).detach()  # at θ, not at θ + Δ
+
+    class Apart(AMPTrainer):
+        def training_step(self, model, inputs, *args):
+            super().training_step(model, inputs, *args)
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.compute_loss(model, inputs).detach()
+
+    around, apart = (tiny_model(dtype=torch.float32) for _ in range(2))
+    for model, kind, bf16 in ((around, Around, False), (apart, Apart, True)):
+        options = {
+            "data": Points(dtype=torch.float32),
+            "amp_epsilon": 0.1,
+            "bf16": bf16,
+            "logging_steps": 1,
+            **settings,
+        }
+        trainer = amp_trainer(tmp_path, model, cls=kind, **options)
+        trainer.train()
+        model.logs = [(log["loss"], log["sharpness"]) for log in logs_of(trainer)]
+    assert largest_difference(parameters_of(around), parameters_of(apart)) == 0.0
+    assert around.logs == apart.logs
+    assert any(sharpness != 0 for _, sharpness in around.logs)
 
 
 def test_pure_bf16_models_train_and_the_loss_of_small_deltas_is_not_silent(tmp_path, caplog):
