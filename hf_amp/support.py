@@ -58,6 +58,7 @@ HOOK_WITH_STATE = (
 _OPTIMIZERS_IN_BACKWARD = re.compile(r"lomo|layerwise", re.IGNORECASE)
 # Their hooks on gradients communicate, and step nothing.
 _HOOKS_THAT_ONLY_AVERAGE = ("transformers.trainer", "torch.nn.parallel.distributed")
+_GRADIENTS_ELSEWHERE = ("grad_sample", "main_grad")  # of Opacus; of Apex, Megatron and Transformer Engine
 # Of torch.distributed.algorithms.ddp_comm_hooks.
 _HOOKS_THAT_STEP = ("ddp_zero_hook", "optimizer_overlap_hooks")
 _STATES_THAT_MOVE = {
@@ -175,6 +176,10 @@ def refuse_model(trainer: "Trainer", settings: AMPSettings) -> None:
             )
     for name, param in model.named_parameters():
         _refuse_stepping_hooks(name, param)
+        for attribute in _GRADIENTS_ELSEWHERE:
+            if param.requires_grad and hasattr(param, attribute):
+                where = f"gradients that a library keeps in `{attribute}` of {name!r}"
+                _refuse(where, "they would sum those of all passes of a step; train without that library")
     twin_parameters(all_parameters(model))
 
 

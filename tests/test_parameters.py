@@ -192,6 +192,18 @@ def test_hooks_that_come_with_the_optimizer_are_found_before_the_first_pass(tmp_
     assert model.passes == 0
 
 
+@pytest.mark.parametrize("attribute", ["grad_sample", "main_grad"])
+def test_gradients_that_a_library_keeps_elsewhere_are_refused(tmp_path, attribute):
+    # Opacus sets `grad_sample`, and sums the gradients of all passes in it; Apex and Megatron `main_grad`.
+    model = tiny_model()
+    setattr(model.first.weight, attribute, None)
+    with pytest.raises(NotImplementedError, match=rf"`{attribute}` of 'first\.weight'.*all passes of a step"):
+        amp_trainer(tmp_path, model)
+    amp_trainer(tmp_path, model, amp_epsilon=0).train()
+    model.first.weight.requires_grad = False
+    amp_trainer(tmp_path, model).train()
+
+
 def test_hooks_on_gradients_before_they_are_accumulated_are_left_alone(tmp_path):
     masked, plain = tiny_model(), tiny_model()
     masked.first.weight.register_hook(lambda grad: grad * 1.0)
