@@ -261,6 +261,17 @@ def test_weights_are_moved_inside_and_from_theta_each_time():
     assert torch.equal(model.weight, theta)
 
 
+def test_an_autocast_around_moved_weights_sees_where_they_are():
+    model = nn.Linear(3, 2, bias=False)
+    inputs, theta = torch.ones(1, 3), model.weight.detach().clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        at_theta = model(inputs)
+        with movable_weights(model) as move:
+            move([1.0], [{"weight": torch.ones(2, 3)}])
+            assert torch.equal(model(inputs), inputs.bfloat16() @ (theta + 1).bfloat16().T)
+        assert torch.equal(model(inputs), at_theta)
+
+
 def test_batch_norm_and_dropout_are_those_of_evaluation():
     model, data = network_in_use(), splits()
     measured = measure(model, data)

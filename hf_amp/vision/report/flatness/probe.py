@@ -58,13 +58,12 @@ def movable_weights(model: nn.Module) -> Iterator[Callable[[Sequence[float], Seq
             param.copy_(theta[name])
             for size, direction in zip(sizes, directions, strict=True):
                 param.add_(direction[name], alpha=size)
+        torch.clear_autocast_cache()  # an `autocast` around it keeps copies of the weights that it saw
 
     try:
         yield move
     finally:
-        with torch.no_grad():
-            for name, param in params.items():
-                param.copy_(theta[name])
+        move((), ())
 
 
 @torch.no_grad()
