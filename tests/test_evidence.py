@@ -86,6 +86,7 @@ def test_studies_with_labels_of_people_differ_in_what_makes_them_overfit():
     first, second = (yaml.safe_load((EVIDENCE / f"{name}.yaml").read_text()) for name in WITH_LABELS_OF_PEOPLE)
     assert {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)} == {
         "methods",  # ERM has twice the epochs
+        "select",  # where ERM over-fits, the best radius of SAM lies higher
         "model_args",
         "num_train_epochs",
         "augmentation",
