@@ -136,6 +136,28 @@ def running_statistics(model: nn.Module) -> list[Tensor]:
     return [buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] in _STATISTICS]
 
 
+@contextmanager
+def moved_state(model: nn.Module) -> Iterator[list[str]]:
+    """Give a list for the names of what moves inside beside trained parameters and statistics of normalisation layers.
+
+    Looked at are frozen parameters, by a sum over their bytes, and copies of the buffers that checkpoints hold (others
+    are caches). It reads on the host.
+    """
+    names: list[str] = []
+    before = dict(_own_state(model))
+    yield names
+    names.extend(name for name, value in _own_state(model) if name in before and not torch.equal(value, before[name]))
+
+
+def _own_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    statistics = set(map(id, running_statistics(model)))
+    for name, value in model.state_dict(keep_vars=True).items():
+        is_plain = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided
+        if is_plain and not value.requires_grad and id(value) not in statistics:
+            content = value.detach().flatten().view(torch.uint8)  # equal to itself where it is nan, too
+            yield name, content.sum() if isinstance(value, nn.Parameter) else content.clone()
+
+
 def is_compiled(trainer: Any) -> bool:
     """Return whether `torch.compile` has a part in the passes of a Trainer, as far as one can see; walks its model."""
     if trainer.args.torch_compile or trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:

@@ -20,8 +20,6 @@ from hf_amp.radius import RadiusMixin
 from hf_amp.third_party import figures_held, samples_of_known
 from hf_amp.training_run import TrainingRun
 
-_TrainerBehind = Trainer if TYPE_CHECKING else object
-
 
 class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
     """Makes any `transformers.Trainer` subclass train with adversarial model perturbation.
@@ -164,6 +162,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
                 stack.enter_context(passes.frozen_norm_stats(model))
             if kind == "ascent":
                 stack.enter_context(insides_put_back(own, clone=run.clone_inputs))
+                stack.enter_context(run.state_watched(self.model))
             stack.enter_context(passes.attributes(self, amp_pass=kind, _prepare_inputs=passes.prepared(self, own)))
             watch = Watch(own)
             loss = super().training_step(model, own, num_items)

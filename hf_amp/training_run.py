@@ -1,6 +1,7 @@
 """What an AMP trainer keeps between the steps of one training, and how it learns whether a loss counts its items."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +15,17 @@ from hf_amp.batches import Batch, tensor_shapes
 from hf_amp.inputs import Watch, held
 from hf_amp.logs import PerturbationLog
 from hf_amp.parameters import all_parameters, stepped_parameters, target_parameters, twin_parameters
-from hf_amp.passes import is_compiled, reshard, sharded_modules
+from hf_amp.passes import is_compiled, moved_state, reshard, sharded_modules
 from hf_amp.perturbation import Perturbation
 from hf_amp.third_party import LIBRARIES, loss_of
 
 logger = logging.get_logger(__name__)
 
-
+STATE_MOVES = (
+    "A pass moves state of the model's own ({}). It moves in the ascent, too, so more often than with Trainer, and in "
+    "the descent at θ + Δ: hold it still while `trainer.amp_pass` is 'ascent', or move it in a callback "
+    "(`on_step_end`), which sees θ."
+)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -56,6 +61,7 @@ class TrainingRun:
     _sharded: list[Any] | None = None
     _batch_norm: bool | None = None
     _has_watched: bool = False
+    _has_watched_state: bool = False
     _ignores_items: bool = False
 
     def check(self, trainer: Any) -> None:
@@ -145,6 +151,18 @@ class TrainingRun:
             self._known = [Watch(one) for one in self.window]
         if kind == "descent" or changed:
             self.clone_inputs = self._changes_inputs
+
+    @contextmanager
+    def state_watched(self, model: Any) -> Iterator[None]:
+        """Say so if the first ascent pass moves a queue, an average of the weights, or the like."""
+        if self._has_watched_state or model is None:
+            yield
+            return
+        self._has_watched_state = True
+        with moved_state(model) as names:
+            yield
+        if names:
+            self.say(STATE_MOVES.format(", ".join(names[:3]) + (", …" if len(names) > 3 else "")))
 
     def flos_of(self, trainer: Trainer, inputs: Any) -> float:
         """Floating-point operations of a pass; asked for when shapes change: a model walks over its modules for it."""

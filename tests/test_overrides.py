@@ -203,6 +203,67 @@ def test_a_loss_of_ones_own_knows_which_pass_is_running(tmp_path):
     assert trainer.amp_pass is None
 
 
+class WithState(TinyModel):
+    """Has what some models move in a forward pass: a queue, an average of their weights."""
+
+    moves = None  # (self) ->
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.teacher = nn.Parameter(self.first.weight.detach().clone(), requires_grad=False)
+        self.register_buffer("queue", torch.full((4,), torch.nan))
+        self.register_buffer("cache", torch.zeros(()), persistent=False)
+        self.own_norm = nn.BatchNorm1d(2)
+
+    def forward(self, x, labels=None):
+        self.own_norm(x[:, :2])
+        if self.training:
+            type(self).moves(self)
+        return super().forward(x, labels)
+
+
+def nothing_moves(model):
+    model.cache += 1
+
+
+def the_queue_moves(model):
+    model.queue = model.queue.roll(1)
+    model.queue[0] = 1.0
+
+
+def the_queue_moves_in_the_descent(model):
+    if model.trainer.amp_pass != "ascent":
+        the_queue_moves(model)
+
+
+def the_teacher_follows(model):
+    model.teacher.data.mul_(0.999).add_(0.001 * model.first.weight.detach())
+
+
+def the_teacher_is_replaced(model):
+    model.teacher.data = 0.999 * model.teacher.data + 0.001 * model.first.weight.detach()
+
+
+@pytest.mark.parametrize(
+    ("moves", "name"),
+    [
+        (nothing_moves, None),
+        (the_queue_moves, "queue"),
+        (the_queue_moves_in_the_descent, None),
+        (the_teacher_follows, "teacher"),
+        (the_teacher_is_replaced, "teacher"),
+    ],
+)
+def test_it_is_said_once_that_state_of_the_models_own_moves_in_the_ascent(tmp_path, caplog, monkeypatch, moves, name):
+    monkeypatch.setattr(WithState, "moves", moves)
+    model = tiny_model(WithState)
+    trainer = amp_trainer(tmp_path, model, amp_epsilon=0.1)
+    object.__setattr__(model, "trainer", trainer)
+    trainer.train()
+    assert caplog.text.count("A pass moves state") == (name is not None)
+    assert name is None or f"state of the model's own ({name})" in caplog.text
+
+
 @pytest.mark.parametrize("scaled", [True, False])
 def test_a_loss_that_scales_itself_is_believed(tmp_path, scaled):
     """`loss_is_scaled_for_ga` says whether `compute_loss` has divided by the accumulation already."""
