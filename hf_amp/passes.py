@@ -153,8 +153,9 @@ def _own_state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     statistics = set(map(id, running_statistics(model)))
     for name, value in model.state_dict(keep_vars=True).items():
         is_plain = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided
-        if is_plain and not value.requires_grad and id(value) not in statistics:
-            content = value.detach().flatten().view(torch.uint8)  # equal to itself where it is nan, too
+        has_bytes = is_plain and not (value.is_meta or value.is_quantized)
+        if has_bytes and not value.requires_grad and id(value) not in statistics:
+            content = value.detach().resolve_conj().resolve_neg().flatten().view(torch.uint8)  # nan is equal to nan
             yield name, content.sum() if isinstance(value, nn.Parameter) else content.clone()
 
 

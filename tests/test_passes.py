@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_amp.passes import frozen_norm_stats, running_statistics
+from hf_amp.passes import frozen_norm_stats, moved_state, running_statistics
 
 
 def convolutional_net():
@@ -78,3 +78,34 @@ def test_the_pass_backward_inside_gives_the_usual_gradient():
     model.zero_grad()
     model(x).square().sum().backward()
     assert same(inside, [p.grad for p in model.parameters()])
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize")
+def test_state_of_any_kind_is_looked_at_or_left_out():
+    values = {
+        "whole": torch.arange(3),
+        "flag": torch.tensor(True),
+        "rounded": torch.ones(2, dtype=torch.bfloat16),
+        "complex": torch.ones(2, dtype=torch.complex128).conj(),
+        "negated": torch.ones(2, dtype=torch.complex64).conj().imag,
+        "turned": torch.ones(2, 3).t(),
+        "empty": torch.empty(0),
+        "sparse": torch.eye(2).to_sparse(),
+        "meta": torch.empty(2, device="meta"),
+        "quantised": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+    }
+    model = nn.Module()
+    for name, value in values.items():
+        model.register_buffer(name, value)
+    for name in ("whole", "rounded"):
+        model.register_parameter(f"frozen_{name}", nn.Parameter(values[name].clone(), requires_grad=False))
+    with moved_state(model) as names:
+        pass
+    assert names == []
+    left_out = {"empty", "sparse", "meta", "quantised"}
+    with moved_state(model) as names, torch.no_grad():
+        for name, value in model.state_dict(keep_vars=True).items():
+            if name not in left_out:
+                value.copy_(torch.zeros_like(value))
+        model.left_over = nn.Parameter(torch.zeros(1), requires_grad=False)
+    assert set(names) == set(model.state_dict()) - left_out - {"left_over"}
