@@ -60,7 +60,7 @@ class Perturbation:
         self._is_applied, is_kept = True, False
         try:
             self._move_to_perturbed()
-            torch.clear_autocast_cache()  # an `autocast` around several passes keeps copies of the weights that it saw
+            forget_copies()
             yield
             if keep_delta:
                 self._keep_delta()
@@ -68,7 +68,7 @@ class Perturbation:
         finally:
             if not is_kept:
                 self._move_to_theta()
-            torch.clear_autocast_cache()
+            forget_copies()
             self._is_applied = False
 
     def ascend(self, inner_lr: float, grad_scale: Tensor | float = 1.0) -> None:
@@ -164,7 +164,7 @@ class Perturbation:
         for (i, direction), factor in zip(directions.items(), cycle(factors.unbind()), strict=False):
             direction = direction if known_finite else direction.nan_to_num_(nan=0.0)
             torch.addcmul(self._theta[i], direction, factor.to(direction.device), out=shards[i])
-        torch.clear_autocast_cache()
+        forget_copies()
 
     @torch.no_grad()
     def _norms(self, tensors: dict[int, Tensor]) -> Tensor:
@@ -236,6 +236,12 @@ def _tensor_norms(tensors: list[Tensor], params: Sequence[nn.Parameter]) -> Tens
         for i, norm in zip(indices, squares.sqrt().unbind(), strict=True):
             norms[i] = norm
     return torch.stack(norms)
+
+
+def forget_copies() -> None:
+    """Let go of what `autocast` and `parametrize.cached` around several passes keep of the weights that they saw."""
+    torch.clear_autocast_cache()
+    nn.utils.parametrize._cache.clear()
 
 
 @torch.no_grad()

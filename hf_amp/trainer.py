@@ -15,7 +15,7 @@ from hf_amp.hub.mixin import PublishingMixin
 from hf_amp.hub.section import AMPCardMixin
 from hf_amp.inputs import Watch, copied, insides_put_back
 from hf_amp.parameters import fold_gradients
-from hf_amp.perturbation import Perturbation
+from hf_amp.perturbation import Perturbation, forget_copies
 from hf_amp.radius import RadiusMixin
 from hf_amp.third_party import figures_held, samples_of_known
 from hf_amp.training_run import TrainingRun
@@ -157,6 +157,7 @@ class AMPTrainerMixin(RadiusMixin, AMPCardMixin):
         """One forward-backward pass at the present weights, as the Trainer class behind this mixin makes it."""
         run, stats = self._running(), self.amp_settings.norm_stats
         own = copied(inputs, clone=run.clone_inputs)
+        forget_copies()
         with ExitStack() as stack:
             if stats not in ("every_pass", "clean" if is_clean else kind):
                 stack.enter_context(passes.frozen_norm_stats(model))

@@ -15,6 +15,8 @@ from tiny import (
     parameters_of,
     tiny_model,
 )
+from torch import nn
+from torch.nn.utils import parametrize
 from transformers import Trainer, TrainerCallback
 
 from hf_amp import AMPTrainer
@@ -301,6 +303,30 @@ def test_an_autocast_around_all_passes_of_a_step_keeps_no_weights_of_the_pass_be
     assert largest_difference(parameters_of(around), parameters_of(apart)) == 0.0
     assert around.logs == apart.logs
     assert any(sharpness != 0 for _, sharpness in around.logs)
+
+
+class Symmetric(nn.Module):
+    """Saves no tensor for its backward pass, so that a second one through the same weights is not noticed."""
+
+    def forward(self, weight):
+        return weight.triu() + weight.triu(1).T
+
+
+@pytest.mark.parametrize("settings", [{}, {"amp_inner_iter": 2}, {"gradient_accumulation_steps": 2}])
+@pytest.mark.parametrize("parametrization", [Symmetric, nn.Tanh])
+def test_parametrized_weights_that_are_cached_around_a_step_are_those_of_each_pass(tmp_path, settings, parametrization):
+    class Around(AMPTrainer):
+        def training_step(self, *args):
+            with parametrize.cached():
+                return super().training_step(*args)
+
+    around, apart = tiny_model(), tiny_model()
+    for model, kind in ((around, Around), (apart, AMPTrainer)):
+        parametrize.register_parametrization(model.middle, "weight", parametrization())
+        trainer = amp_trainer(tmp_path, model, cls=kind, amp_epsilon=0.1, **settings)
+        trainer.train()
+    assert largest_difference(parameters_of(around), parameters_of(apart)) == 0.0
+    assert logs_of(trainer)[-1]["sharpness"] != 0
 
 
 def test_pure_bf16_models_train_and_the_loss_of_small_deltas_is_not_silent(tmp_path, caplog):

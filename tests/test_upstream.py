@@ -37,6 +37,7 @@ NAMES = {
     "transformers.Trainer.get_sp_size": "sequence parallelism would not be refused",
     # --- models ---
     "transformers.PreTrainedModel._init_weights": "our networks would keep torch's initial weights",
+    "torch.nn.utils.parametrize._cache": "under `parametrize.cached`, the descent would see the weights of the ascent",
     # --- publishing ---
     "transformers.Trainer._push_from_checkpoint": "every_save pushes without a card and the model's code, and no "
     "failure of such a push is reported",
