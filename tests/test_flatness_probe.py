@@ -272,6 +272,16 @@ def test_an_autocast_around_moved_weights_sees_where_they_are():
         assert torch.equal(model(inputs), at_theta)
 
 
+def test_parametrized_weights_that_are_cached_around_it_are_where_they_were_moved():
+    model = nn.Linear(3, 2, bias=False)
+    nn.utils.parametrize.register_parametrization(model, "weight", nn.Tanh())
+    ((name, theta),) = ((name, param.detach().clone()) for name, param in model.named_parameters())
+    with nn.utils.parametrize.cached(), movable_weights(model) as move:
+        assert torch.equal(model.weight, theta.tanh())
+        move([1.0], [{name: torch.ones(2, 3)}])
+        assert torch.equal(model.weight, (theta + 1).tanh())
+
+
 def test_batch_norm_and_dropout_are_those_of_evaluation():
     model, data = network_in_use(), splits()
     measured = measure(model, data)

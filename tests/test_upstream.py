@@ -28,6 +28,7 @@ NAMES = {
     "torch._foreach_norm": "a step would launch a kernel for each parameter's norm",
     "torch._foreach_copy_": "a step would launch a kernel for each parameter's copy",
     "torch._foreach_sub_": "inner iterations would launch a kernel for each parameter's Δ",
+    "torch.nn.utils.parametrize._cache": "under `parametrize.cached`, the descent would see the weights of the ascent",
     # --- what is refused ---
     "torch.Tensor._post_accumulate_grad_hooks": "optimizers that step in hooks would not be refused",
     "torch.Tensor._version": "inputs that a pass changes in place would not be found",
@@ -37,7 +38,6 @@ NAMES = {
     "transformers.Trainer.get_sp_size": "sequence parallelism would not be refused",
     # --- models ---
     "transformers.PreTrainedModel._init_weights": "our networks would keep torch's initial weights",
-    "torch.nn.utils.parametrize._cache": "under `parametrize.cached`, the descent would see the weights of the ascent",
     # --- publishing ---
     "transformers.Trainer._push_from_checkpoint": "every_save pushes without a card and the model's code, and no "
     "failure of such a push is reported",

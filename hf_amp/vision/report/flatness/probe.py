@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor, nn
 
 from hf_amp.passes import gradients_set_aside
-from hf_amp.perturbation import Perturbation
+from hf_amp.perturbation import Perturbation, forget_copies
 from hf_amp.vision.report.metrics import classification_metrics, reliability_bins
 
 Batches = Sequence[Mapping[str, Tensor]]
@@ -58,7 +58,7 @@ def movable_weights(model: nn.Module) -> Iterator[Callable[[Sequence[float], Seq
             param.copy_(theta[name])
             for size, direction in zip(sizes, directions, strict=True):
                 param.add_(direction[name], alpha=size)
-        torch.clear_autocast_cache()  # an `autocast` around it keeps copies of the weights that it saw
+        forget_copies()
 
     try:
         yield move
